@@ -1,0 +1,1 @@
+"""Wiring: the only place that picks an engine and starts and stops things."""

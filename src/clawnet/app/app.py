@@ -1,0 +1,241 @@
+"""Picks the engine, wires hub, doors and server, starts them and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from starlette.types import Receive, Scope, Send
+
+import clawnet
+from clawnet.app.admin import PATH as BACKUP_PATH
+from clawnet.app.admin import BackupApp
+from clawnet.app.clocks import SystemClock, SystemRandomness
+from clawnet.app.config import Settings
+from clawnet.app.engines import open_engine
+from clawnet.app.folder import DataFolder, default_path
+from clawnet.core.errors import BadConfiguration, ClawError
+from clawnet.doors.connections import Connections
+from clawnet.doors.gate import Gate, is_loopback_name
+from clawnet.doors.protocol import Seam
+from clawnet.doors.server import HubServer
+from clawnet.doors.wheel import Wheel
+from clawnet.hub.hub import Hub
+from clawnet.hub.tokens import bootstrap_admin
+from clawnet.ports.log import Engine
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long the writer thread waits for the interpreter; Python's own 5 ms cost a third of the
+throughput."""
+
+FILES_BESIDE = 256
+"""Open files that are no connections: the log, its indices, standard streams."""
+
+_log = logging.getLogger(__name__)
+
+
+def up(settings: Settings) -> int:
+    """Run a hub until SIGTERM or Ctrl-C; returns the exit code.
+
+    Raises BadConfiguration, AlreadyRunning and StorageCorrupt before it listens.
+    """
+    check(settings)
+    # Whatever the engine creates is for this user alone.
+    os.umask(0o077)
+    _set_up_logging(is_verbose=settings.dev)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _raise_file_limit(settings.server.connections.connections_max + FILES_BESIDE)
+    path = Path(settings.data_dir) if settings.data_dir else default_path()
+    with DataFolder.open(path) as folder, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(Process(settings, folder).run())
+
+
+def check(settings: Settings) -> None:
+    """Refuse what is dangerous together. Raises BadConfiguration."""
+    if settings.dev and not is_closed(settings):
+        raise BadConfiguration(
+            "--dev is for this machine alone.", next="Bind to 127.0.0.1, or leave --dev out."
+        )
+
+
+def _raise_file_limit(wanted: int) -> None:
+    """Let the process hold as many connections as its settings allow, if the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    reachable = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
+    except (ValueError, OSError):
+        reachable = soft
+    if reachable < wanted:
+        _log.debug("only %d files may be open; raise the limit for more connections", reachable)
+
+
+def is_closed(settings: Settings) -> bool:
+    """Whether only this machine can reach the hub, so that loopback's conveniences hold."""
+    return is_loopback_name(settings.bind) and not settings.behind_proxy
+
+
+class Process:
+    """One run of a hub in this process."""
+
+    def __init__(self, settings: Settings, folder: DataFolder) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._failure: ClawError | None = None
+        self._server: HubServer | None = None
+
+    async def run(self) -> int:
+        """Start, serve, stop."""
+        starting = asyncio.ensure_future(self._start())
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # A long start (an index that is rebuilt) can be broken off; the server, once it
+            # listens, puts its own handlers in their place.
+            loop.add_signal_handler(number, self._stop, starting)
+        try:
+            server = await starting
+        except asyncio.CancelledError:
+            return 0
+        await server.serve()
+        if self._failure is not None:
+            sys.stderr.write(f"claw: {self._failure.message}\n      {self._failure.next}\n")
+            return 1
+        return 0
+
+    def _stop(self, starting: asyncio.Future[HubServer]) -> None:
+        # The signal may come after the start has ended and before the server listens for it.
+        starting.cancel()
+        if self._server is not None:
+            self._server.stop()
+
+    async def _start(self) -> HubServer:
+        settings, folder = self._settings, self._folder
+        key = settings.secret_key
+        clock, randomness = SystemClock(), SystemRandomness()
+        engine = await asyncio.to_thread(
+            open_engine, settings.engine, folder.path, clock=clock, randomness=randomness
+        )
+        hub = Hub(
+            engine,
+            clock=clock,
+            randomness=randomness,
+            pepper=folder.secret_key() if key is None else key.encode(),
+            settings=settings.hub,
+            is_loopback=is_closed(settings),
+            on_failed=self._failed,
+        )
+        try:
+            await hub.start()
+            token = await bootstrap_admin(hub, folder.admin_token())
+            if token is not None:
+                folder.write_admin_token(token)
+            self._server = self._wire(hub, engine)
+        # Cancellation too: what is open must be closed before the folder's lock is given back.
+        except BaseException:
+            await asyncio.shield(hub.close())
+            raise
+        # What is loaded now stays: the collector need not walk it again and again.
+        gc.collect()
+        gc.freeze()
+        # Envelopes make no cycles; measured, collecting less often is worth 5 to 10 %.
+        gc.set_threshold(50_000, 20, 50)
+        return self._server
+
+    def _wire(self, hub: Hub, engine: Engine) -> HubServer:
+        from clawnet.doors.http.app import build_app
+        from clawnet.doors.ws.door import PATH, WebSocketDoor
+
+        settings = self._settings.server
+        connections = Connections(settings.connections, Wheel())
+        door = WebSocketDoor(hub, connections)
+        seam = Seam(
+            gate=Gate(settings.gate),
+            connections=connections,
+            upgrades={PATH: door.take},
+            authenticate=hub.authenticate,
+        )
+
+        backup = BackupApp(hub, self._folder, engine=engine, name=self._settings.engine)
+        http = build_app(hub, settings=self._settings.http)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            # The one path that is the process's own and no door's.
+            is_backup = scope["type"] == "http" and scope["path"] == BACKUP_PATH
+            await (backup if is_backup else http)(scope, receive, send)
+
+        async def stop_accepting() -> None:
+            http.stop()
+            await hub.stop_accepting()
+
+        async def close() -> None:
+            await door.close()
+            await hub.close()
+
+        return HubServer(
+            app,
+            settings=settings,
+            seam=seam,
+            on_listening=self._listening,
+            on_stop_accepting=stop_accepting,
+            on_drain=hub.drain,
+            on_close=close,
+        )
+
+    def _listening(self, url: str) -> None:
+        sys.stdout.write(f"clawnet {clawnet.__version__} listening on {url}\n")
+        sys.stdout.flush()
+        token = self._folder.admin_token_path
+        lines = [f"admin token: {token}"]
+        if not is_closed(self._settings):
+            lines.append(
+                "Others can reach this hub: every request needs a token, and what is open on"
+                " loopback only is closed."
+            )
+        reachable = _reachable(url)
+        server = "" if reachable == "http://127.0.0.1:8080" else f" --server {reachable}"
+        lines.append(
+            f'try next:    claw login{server} --token "$(cat {shlex.quote(str(token))})"'
+            " && claw pub public.lobby hello"
+        )
+        sys.stderr.write("\n".join(lines) + "\n")
+        sys.stderr.flush()
+
+    def _failed(self, error: ClawError) -> None:
+        """Storage failed: nothing more can be promised, so the process ends and recovers."""
+        self._failure = error
+        _log.error("storage failed: %s", error.message)
+        if self._server is not None:
+            self._server.stop()
+
+
+def _reachable(url: str) -> str:
+    """The address for a client on this machine: 0.0.0.0 and :: are places to listen only."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+def _set_up_logging(*, is_verbose: bool) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if is_verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for name in ("asyncio", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop

@@ -1,0 +1,1 @@
+"""The command line `claw`: commands parse, call the client or the app, and print."""

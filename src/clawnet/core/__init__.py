@@ -1,0 +1,1 @@
+"""Pure decisions: names, rights, envelopes, limits. Nothing in this package does I/O."""

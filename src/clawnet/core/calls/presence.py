@@ -1,0 +1,28 @@
+"""Presence: who is connected."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ReadPresence(msgspec.Struct, frozen=True, kw_only=True):
+    """The accounts of one's world that are online, by id, behind `after`."""
+
+    after: str = ""
+    limit: int = 100
+
+
+class PresenceInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """`status` is online or offline; `since` when it became so."""
+
+    account: str
+    handle: str
+    status: str
+    since: str
+
+
+class PresenceList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page; `next` is the `after` of the next one."""
+
+    accounts: list[PresenceInfo]
+    next: str | None

@@ -1,0 +1,260 @@
+"""Who may do what on which channel: one pure function, and the classification of patterns.
+
+The table is DESIGN's. A warden reads all traffic in order to persist it; a
+master administers and reads nothing more than its own account may; the hub's
+own voice publishes anywhere and reads nowhere.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+
+from clawnet.core.callers import Caller
+from clawnet.core.channels import Channel, Kind
+from clawnet.core.errors import Forbidden, Unauthenticated
+
+
+class Verb(Enum):
+    """What may be done on a channel. SUBSCRIBE is following it live, READ is its history."""
+
+    PUBLISH = "publish"
+    SUBSCRIBE = "subscribe"
+    READ = "read"
+
+
+class Access(Enum):
+    """Whom a declared namespace admits."""
+
+    NOBODY = "nobody"
+    GRANTED = "granted"
+    ACCOUNTS = "accounts"
+    ANYONE = "anyone"
+    """Accounts, and for reading also callers without a token (where that is on at all)."""
+
+
+class Namespace(msgspec.Struct, frozen=True, kw_only=True):
+    """The rule of a family of free names."""
+
+    publish: Access = Access.GRANTED
+    read: Access = Access.GRANTED
+
+
+class Allowed(msgspec.Struct, frozen=True):
+    """It may be done. Offsets below `from_offset` stay hidden."""
+
+    reason: str
+    from_offset: int = 0
+
+
+class Denied(msgspec.Struct, frozen=True):
+    """It may not be done, why, and what to do next if that is not to ask for a grant."""
+
+    reason: str
+    next: str | None = None
+
+
+Decision = Allowed | Denied
+
+
+class Facts(Protocol):
+    """What a decision needs to know; held in memory, answered at once."""
+
+    anonymous_read: bool
+    """Whether callers without a token may read what anyone may read."""
+    default_read: bool
+    """Whether agent.<id>.<topic> is readable unless locked (channels.default_read = anyone)."""
+
+    def has_account(self, world: str, account: str) -> bool: ...
+    def is_blocked(self, world: str, owner: str, sender: str) -> bool: ...
+    def is_unlocked(self, world: str, channel: str) -> bool: ...
+    def is_locked(self, world: str, channel: str) -> bool: ...
+
+    def granted(self, world: str, account: str, channel: str, verb: str) -> int | None:
+        """The lowest offset that a grant opens (0: all), or None without a grant."""
+
+    def namespace(self, name: str) -> Namespace | None:
+        """The declared namespace of a free name."""
+
+
+def decide(actor: Caller, verb: Verb, channel: Channel, facts: Facts) -> Decision:
+    """Whether `actor` may do `verb` on `channel`, with the reason."""
+    if channel.kind is Kind.FREE and facts.namespace(channel.name) is None:
+        # Such a name does not exist: not for a warden and not for the hub's own voice either.
+        return _undeclared(channel.name)
+    if actor.is_hub:
+        if verb is Verb.PUBLISH:
+            return Allowed("the hub speaks")
+        return Denied("The hub does not read on behalf of others.")
+    is_publish = verb is Verb.PUBLISH
+    scope = "events:write" if is_publish else "events:read"
+    if actor.account is None and is_publish:
+        return Denied("Publishing needs a token.")
+    if not actor.allows(scope):
+        return Denied(
+            f"The token lacks the scope {scope}.",
+            f"Use a token with the scope {scope} (claw token create --scope {scope}).",
+        )
+    if actor.account is None:
+        return _decide_anonymous(actor, channel, facts)
+    if is_publish:
+        return _decide_publish(actor, actor.account, channel, facts)
+    return _decide_read(actor, actor.account, channel, facts)
+
+
+def require(actor: Caller, verb: Verb, channel: Channel, facts: Facts) -> Allowed:
+    """decide(), raising Forbidden (or Unauthenticated for an anonymous caller)."""
+    decision = decide(actor, verb, channel, facts)
+    if isinstance(decision, Allowed):
+        return decision
+    if actor.account is None:
+        raise Unauthenticated(decision.reason, channel=channel.name)
+    raise Forbidden(decision.reason, next=decision.next, channel=channel.name)
+
+
+def _undeclared(name: str) -> Denied:
+    """A free name that does not exist, with the name that was probably meant."""
+    advice = "Use public.<topic> or agent.<your id>.<topic>, or have the hub's operator declare "
+    advice += "the namespace under channels.namespaces."
+    if name != name.lower():
+        advice = f"Write it in lower case: {ascii(name.lower())}."
+    return Denied(f"There is no channel {ascii(name)}: its namespace is not declared.", advice)
+
+
+def _decide_anonymous(actor: Caller, channel: Channel, facts: Facts) -> Decision:
+    if not facts.anonymous_read or actor.world != "main":
+        return Denied("Reading needs a token on this hub.")
+    if channel.kind in (Kind.PUBLIC, Kind.AGENT_PUBLIC):
+        return Allowed("public, read without a token")
+    if channel.kind is Kind.FREE:
+        namespace = facts.namespace(channel.name)
+        if namespace is not None and namespace.read is Access.ANYONE:
+            return Allowed("the namespace is open to anyone")
+    return Denied("This channel cannot be read without a token.")
+
+
+def _decide_publish(actor: Caller, account: str, channel: Channel, facts: Facts) -> Decision:
+    world = actor.world
+    match channel.kind:
+        case Kind.PUBLIC:
+            return Allowed("any account may publish here")
+        case Kind.AGENT_PUBLIC | Kind.AGENT_PRIVATE:
+            if channel.owner == account:
+                return Allowed("owner")
+            return Denied(f"Only {channel.owner} may publish on {channel.name}.")
+        case Kind.INBOX:
+            owner = channel.owner or ""
+            if not facts.has_account(world, owner):
+                return Denied(f"There is no account {owner}.")
+            if facts.is_blocked(world, owner, account):
+                return Denied(f"{owner} does not take messages from this account.")
+            return Allowed("any account may write to an inbox")
+        case Kind.DM:
+            peers = channel.peers or ()
+            if account not in peers:
+                return Denied("Only the two whose ids it names may write here.")
+            for peer in peers:
+                if not facts.has_account(world, peer):
+                    # As with an inbox: nobody would ever read it.
+                    return Denied(f"There is no account {peer}.")
+            return Allowed("one of the two")
+        case Kind.ROOM:
+            if facts.granted(world, account, channel.name, "publish") is not None:
+                return Allowed("member")
+            return Denied(f"Only members may write in {channel.name}.")
+        case Kind.FREE:
+            return _decide_free(actor, account, channel, facts, "publish")
+        case _:
+            return Denied(f"Only the hub publishes on {channel.name}.")
+
+
+def _decide_read(actor: Caller, account: str, channel: Channel, facts: Facts) -> Decision:
+    world = actor.world
+    if actor.role == "warden":
+        return Allowed("a warden reads all traffic")
+    match channel.kind:
+        case Kind.PUBLIC | Kind.AGENT_PUBLIC | Kind.SYSTEM_OPEN | Kind.FEATURE:
+            return Allowed("any account of the world may read here")
+        case Kind.INBOX:
+            if channel.owner == account:
+                return Allowed("owner")
+            return Denied(f"Only {channel.owner} reads this inbox.")
+        case Kind.AGENT_PRIVATE:
+            return _decide_private(world, account, channel, facts)
+        case Kind.DM:
+            if channel.peers is not None and account in channel.peers:
+                return Allowed("one of the two")
+            return Denied("Only the two whose ids it names may read here.")
+        case Kind.ROOM:
+            opened = facts.granted(world, account, channel.name, "read")
+            if opened is not None:
+                return Allowed("member", opened)
+            return Denied(f"Only members may read {channel.name}.")
+        case Kind.SYSTEM:
+            if actor.role == "master":
+                return Allowed("a master reads the system's channels")
+            return Denied("Only a master or a warden reads the system's channels.")
+        case Kind.FREE:
+            return _decide_free(actor, account, channel, facts, "read")
+
+
+def _decide_private(world: str, account: str, channel: Channel, facts: Facts) -> Decision:
+    if channel.owner == account:
+        return Allowed("owner")
+    opened = facts.granted(world, account, channel.name, "read")
+    if opened is not None:
+        return Allowed("granted", opened)
+    if facts.is_unlocked(world, channel.name):
+        return Allowed("unlocked by its owner")
+    # Dead letters hold what others sent to the owner, so the owner alone can open them.
+    is_said = channel.name != f"agent.{channel.owner}.dead-letter"
+    if facts.default_read and is_said and not facts.is_locked(world, channel.name):
+        return Allowed("open unless locked on this hub")
+    return Denied(f"{channel.name} is private; {channel.owner} can grant it.")
+
+
+def _decide_free(
+    actor: Caller, account: str, channel: Channel, facts: Facts, verb: str
+) -> Decision:
+    namespace = facts.namespace(channel.name)
+    assert namespace is not None, "decide() has refused undeclared names"
+    access = namespace.publish if verb == "publish" else namespace.read
+    if access in (Access.ACCOUNTS, Access.ANYONE):
+        return Allowed("the namespace is open to accounts")
+    if access is Access.GRANTED:
+        opened = facts.granted(actor.world, account, channel.name, verb)
+        if opened is not None:
+            return Allowed("granted", opened)
+    return Denied(f"{ascii(channel.name)} is not open to this account.")
+
+
+class Coverage(Enum):
+    """What is known of a pattern's rights before any channel is looked at."""
+
+    ALL = "all"
+    NONE = "none"
+    PER_CHANNEL = "per_channel"
+
+
+def classify(actor: Caller, pattern: str) -> Coverage:
+    """How the reading of a pattern's channels is to be decided. Pure in actor and pattern.
+
+    ALL and NONE hold whatever grants exist, so only PER_CHANNEL patterns ask
+    decide() for each channel.
+    """
+    if actor.is_hub or actor.account is None or not actor.allows("events:read"):
+        return Coverage.NONE
+    if actor.role == "warden":
+        return Coverage.ALL
+    segments = pattern.split(".")
+    root = segments[0]
+    if root in ("public", "memory", "graph", "file", "flow", "hook", "external"):
+        return Coverage.ALL
+    if root == "agent" and len(segments) > 2:
+        if segments[1] == actor.account or segments[2] == "public":
+            return Coverage.ALL
+        if segments[2] == "inbox" and len(segments) == 3 and segments[1] != "*":
+            return Coverage.NONE
+    return Coverage.PER_CHANNEL

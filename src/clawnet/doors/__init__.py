@@ -1,0 +1,1 @@
+"""Interfaces that translate bytes to typed requests and back, and never decide."""

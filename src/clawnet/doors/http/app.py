@@ -1,0 +1,207 @@
+"""The ASGI app: hot routes first, then the router, and one place where errors become answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import quote
+
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from clawnet.core.errors import BadRequest, ClawError, MethodNotAllowed, NotFound
+from clawnet.doors.http.answers import Answer, Plain
+from clawnet.doors.http.body import ClientGone
+from clawnet.doors.http.problem import problem_answer, unexpected
+from clawnet.doors.http.publishing import Publishing
+from clawnet.doors.http.request import Request
+from clawnet.doors.http.routes import (
+    accounts,
+    channels,
+    consumers,
+    events,
+    grants,
+    health,
+    streams,
+    tokens,
+)
+from clawnet.doors.http.settings import HttpSettings
+from clawnet.hub.hub import Hub
+
+Endpoint = Callable[[Request], Awaitable[Answer]]
+
+PATH_MAX_BYTES = 8_192
+CORS_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+CORS_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID")
+
+ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
+    "/api/v1/channels": {"GET": channels.list_all},
+    "/api/v1/channels/{channel}/events": {"GET": events.history},
+    "/api/v1/channels/{channel}/lock": {"POST": channels.lock},
+    "/api/v1/channels/{channel}/unlock": {"POST": channels.unlock},
+    "/api/v1/events/stream": {"GET": streams.events},
+    "/api/v1/events/batch": {},
+    "/api/v1/events/{id}": {"GET": events.event},
+    "/api/v1/consumers": {"GET": consumers.list_all, "POST": consumers.create},
+    "/api/v1/consumers/{name}": {"GET": consumers.read, "DELETE": consumers.delete},
+    "/api/v1/consumers/{name}/fetch": {"POST": consumers.fetch},
+    "/api/v1/consumers/{name}/ack": {"POST": consumers.ack},
+    "/api/v1/consumers/{name}/nack": {"POST": consumers.nack},
+    "/api/v1/accounts": {"GET": accounts.list_all, "POST": accounts.create},
+    "/api/v1/accounts/{id}": {
+        "GET": accounts.read,
+        "PATCH": accounts.update,
+        "DELETE": accounts.delete,
+    },
+    "/api/v1/tokens": {"GET": tokens.list_all, "POST": tokens.create},
+    "/api/v1/tokens/{id}": {"DELETE": tokens.revoke},
+    "/api/v1/grants": {"GET": grants.list_all, "POST": grants.give, "DELETE": grants.revoke},
+    "/api/v1/me": {"GET": accounts.me},
+    "/api/v1/presence": {"GET": accounts.presence},
+    "/api/v1/blocks": {"GET": accounts.blocks},
+    "/api/v1/blocks/{account}": {"PUT": accounts.block, "DELETE": accounts.unblock},
+    "/healthz": {"GET": health.alive},
+    "/readyz": {"GET": health.ready},
+    "/version": {"GET": health.version},
+    "/metrics": {"GET": health.metrics},
+    "/pub/{channel}": {},
+    "/sub/{channel}": {"GET": streams.lines},
+}
+"""Every path but what HOT adds, and the endpoints of its methods. HEAD and OPTIONS follow."""
+
+HOT: Mapping[str, str] = {
+    "/api/v1/channels/{channel}/events": "POST",
+    "/api/v1/events/batch": "POST",
+    "/pub/{channel}": "POST",
+}
+"""Methods that clawnet.doors.http.publishing answers before the router is asked."""
+
+
+def build_app(hub: Hub, *, settings: HttpSettings | None = None) -> HttpDoor:
+    """The ASGI app of a hub."""
+    return HttpDoor(hub, settings=settings or HttpSettings())
+
+
+class HttpDoor:
+    """The door. Call stop() when the hub stops, so that long polls are answered at once."""
+
+    def __init__(self, hub: Hub, *, settings: HttpSettings) -> None:
+        self.hub = hub
+        self.settings = settings
+        self.publishing = Publishing(hub)
+        self._is_stopping = False
+        self._stopped: asyncio.Future[None] | None = None
+        routes = [
+            Route(path, _Dispatch(self, methods, hot=HOT.get(path)))
+            for path, methods in ROUTES.items()
+        ]
+        # A redirect would turn a POST into a GET for many clients: a wrong path is a 404.
+        self._router = Router(routes, redirect_slashes=False)
+        self._app: ASGIApp = self._answer
+        if settings.cors_origins:
+            self._app = CORSMiddleware(
+                self._answer,
+                allow_origins=settings.cors_origins,
+                allow_methods=list(CORS_METHODS),
+                allow_headers=list(CORS_HEADERS),
+                expose_headers=["Retry-After", "RateLimit", "RateLimit-Policy"],
+            )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            # WebSockets were handed over before the app is asked; here is none.
+            await send({"type": "websocket.close", "code": 1000})
+
+    def stopped(self) -> asyncio.Future[None]:
+        """Done when the hub stops: whoever waits for something else gives up then."""
+        if self._stopped is None:
+            self._stopped = asyncio.get_running_loop().create_future()
+            if self._is_stopping:
+                self._stopped.set_result(None)
+        return self._stopped
+
+    def stop(self) -> None:
+        """Answer what waits (long polls) with 503 and Retry-After. Streams are the hub's to end."""
+        self._is_stopping = True
+        if self._stopped is not None and not self._stopped.done():
+            self._stopped.set_result(None)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error: ClawError
+        headers: tuple[tuple[bytes, bytes], ...] = ()
+        try:
+            raw_path = scope.get("raw_path") or quote(scope["path"]).encode()
+            if scope["method"] == "POST" and await self.publishing.answer(
+                raw_path, scope, receive, send
+            ):
+                return
+            await self._route(raw_path, scope, receive, send)
+            return
+        except ClientGone:
+            return
+        except ClawError as refused:
+            error = refused
+        except _NotAllowed as refused:
+            error, headers = refused.error, refused.headers
+        except Exception as failure:  # the top of a request: logged, and told without details
+            error = unexpected(failure, method=scope["method"], path=scope["path"])
+        await problem_answer(error, headers=headers)(receive, send)
+
+    async def _route(self, raw_path: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        if len(raw_path) > PATH_MAX_BYTES:
+            raise BadRequest("The path is too long.")
+        # Matched as it was sent: a %2F belongs to a name and divides nothing.
+        encoded = {**scope, "path": raw_path.decode("latin-1"), "root_path": "", "app": self}
+        try:
+            await self._router(encoded, receive, send)
+        except HTTPException:
+            raise NotFound(
+                "There is no such path on this hub.", next="The API begins at /api/v1."
+            ) from None
+
+
+class _NotAllowed(Exception):
+    """A method that a path does not have."""
+
+    def __init__(self, method: str, allowed: bytes) -> None:
+        self.error = MethodNotAllowed(f"This path has no {ascii(method[:20])}.")
+        self.headers = ((b"allow", allowed),)
+
+
+class _Dispatch:
+    """All methods of one path. An ASGI app, so that starlette hands it every method."""
+
+    def __init__(self, door: HttpDoor, methods: Mapping[str, Endpoint], *, hot: str | None) -> None:
+        self._door = door
+        self._methods = dict(methods)
+        if "GET" in methods:
+            # The server leaves out the body of an answer to HEAD.
+            self._methods["HEAD"] = methods["GET"]
+        names = {*self._methods, "OPTIONS"} | ({hot} if hot else set())
+        self._allow = ", ".join(sorted(names)).encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method = scope["method"]
+        endpoint = self._methods.get(method)
+        if endpoint is not None:
+            answer = await endpoint(Request(self._door, scope, receive, send))
+            await answer(receive, send)
+        elif method == "OPTIONS":
+            await Plain(204, headers=((b"allow", self._allow),))(receive, send)
+        else:
+            raise _NotAllowed(method, self._allow)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """The hub's life is the app's affair, not the server's; say yes to both questions."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,1 @@
+"""Implementations of the log and the state; only app picks one."""

@@ -1,0 +1,1 @@
+"""Moves events: commit queue, fan-out, subscriptions, consumers, accounts, rights in memory."""

@@ -1,0 +1,300 @@
+"""Accounts, tokens, grants, locks and blocks in memory: the facts that rights decisions ask for.
+
+Only this class holds them; hub.accounts, hub.tokens and hub.grants change it.
+A narrowing is applied here when it is accepted, a widening after its commit.
+`version` grows with every change, so a memoised decision knows that it is old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+from clawnet.core.callers import Caller
+from clawnet.core.channels import is_pattern, matches
+from clawnet.core.errors import Unauthenticated
+from clawnet.core.rights import Access, Namespace
+from clawnet.hub.settings import ChannelSettings
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """As stored under `account/<world>/<id>`. A deleted one stays as a tombstone."""
+
+    world: str
+    id: str
+    name: str
+    handle: str
+    role: str
+    kind: str
+    created_ms: int
+    is_deleted: bool = False
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """As stored under `token/<id>`; the token itself only as a hash."""
+
+    id: str
+    hash: str
+    world: str
+    account: str
+    name: str
+    scopes: list[str]
+    created_ms: int
+    expires_ms: int | None = None
+
+
+class GrantRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """As stored under `grant/<world>/<account>/<channel>`."""
+
+    world: str
+    account: str
+    channel: str
+    verbs: list[str]
+    from_offset: int | None
+    granted_by: str
+    created_ms: int
+
+
+class BlockRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """As stored under `block/<world>/<owner>/<account>`."""
+
+    world: str
+    owner: str
+    account: str
+
+
+class LockRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """As stored under `lock/<world>/<channel>`: the owner's last word on who may read."""
+
+    world: str
+    channel: str
+    is_locked: bool
+
+
+class Directory:
+    """The facts in memory. Implements core.rights.Facts."""
+
+    def __init__(self, settings: ChannelSettings, *, is_loopback: bool) -> None:
+        chosen = settings.anonymous_read
+        self.anonymous_read = is_loopback if chosen is None else chosen
+        self.default_read = settings.default_read == "anyone"
+        self.version = 0
+        self.now_ms: Callable[[], int] = lambda: 0
+        """The trusted time, by which tokens expire. The hub sets it."""
+        self._namespaces = {
+            name: Namespace(publish=Access(rule.publish), read=Access(rule.read))
+            for name, rule in settings.namespaces.items()
+        }
+        self._accounts: dict[tuple[str, str], Account] = {}
+        self._handles: dict[tuple[str, str], str] = {}
+        self._tokens: dict[str, Token] = {}
+        self._by_hash: dict[str, Token] = {}
+        self._callers: dict[str, Caller] = {}
+        self._grants: dict[tuple[str, str], dict[str, GrantRecord]] = {}
+        self._pattern_grants: dict[tuple[str, str], dict[str, GrantRecord]] = {}
+        self._blocks: set[tuple[str, str, str]] = set()
+        self._locks: dict[tuple[str, str], bool] = {}
+
+    # --- facts for decide() -------------------------------------------------
+
+    def has_account(self, world: str, account: str) -> bool:
+        found = self._accounts.get((world, account))
+        return found is not None and not found.is_deleted
+
+    def is_blocked(self, world: str, owner: str, sender: str) -> bool:
+        return (world, owner, sender) in self._blocks
+
+    def is_unlocked(self, world: str, channel: str) -> bool:
+        return self._locks.get((world, channel)) is False
+
+    def is_locked(self, world: str, channel: str) -> bool:
+        return self._locks.get((world, channel)) is True
+
+    def granted(self, world: str, account: str, channel: str, verb: str) -> int | None:
+        """The lowest offset that a grant opens (0: all), or None without a grant."""
+        opened: int | None = None
+        exact = self._grants.get((world, account))
+        if exact is not None:
+            grant = exact.get(channel)
+            if grant is not None and verb in grant.verbs:
+                opened = grant.from_offset or 0
+        for pattern, grant in self._pattern_grants.get((world, account), {}).items():
+            if verb in grant.verbs and matches(pattern, channel):
+                start = grant.from_offset or 0
+                opened = start if opened is None else min(opened, start)
+        return opened
+
+    def namespace(self, name: str) -> Namespace | None:
+        return self._namespaces.get(namespace_of(name))
+
+    # --- callers ------------------------------------------------------------
+
+    def caller_by_hash(self, hash: str) -> Caller | None:
+        """The caller of a token, or None if no such token is valid."""
+        token = self._by_hash.get(hash)
+        return None if token is None else self.caller(token.id)
+
+    def caller(self, token_id: str) -> Caller | None:
+        """The present state of a token's caller, or None if the token or account is gone."""
+        known = self._callers.get(token_id)
+        if known is not None:
+            return known
+        token = self._tokens.get(token_id)
+        if token is None:
+            return None
+        account = self._accounts.get((token.world, token.account))
+        if account is None or account.is_deleted:
+            return None
+        made = self._callers[token_id] = Caller(
+            account=account.id,
+            handle=account.handle,
+            role=account.role,
+            kind=account.kind,
+            world=account.world,
+            scopes=frozenset(token.scopes),
+            token_id=token.id,
+            expires_ms=token.expires_ms,
+        )
+        return made
+
+    def refresh(self, caller: Caller) -> Caller:
+        """The caller as it is now; asked after every wait. Raises Unauthenticated if it is over."""
+        if caller.token_id is None:
+            return caller
+        now = self.caller(caller.token_id)
+        if now is None:
+            raise Unauthenticated("The token was revoked.")
+        if now.expires_ms is not None and now.expires_ms <= self.now_ms():
+            # A request may wait for a minute, and a session is swept once a second only.
+            raise Unauthenticated("The token has expired.")
+        return now
+
+    # --- what there is ------------------------------------------------------
+
+    def account(self, world: str, id: str) -> Account | None:
+        """An account or its tombstone."""
+        return self._accounts.get((world, id))
+
+    def account_of_handle(self, world: str, folded: str) -> str | None:
+        return self._handles.get((world, folded))
+
+    def accounts(self, world: str) -> list[Account]:
+        """The living accounts of a world, by id."""
+        found = [a for (w, _), a in self._accounts.items() if w == world and not a.is_deleted]
+        return sorted(found, key=lambda account: account.id)
+
+    def all_accounts(self) -> list[Account]:
+        """Every account of every world, tombstones too."""
+        return list(self._accounts.values())
+
+    def token(self, id: str) -> Token | None:
+        return self._tokens.get(id)
+
+    def tokens_of(self, world: str, account: str) -> list[Token]:
+        found = [t for t in self._tokens.values() if (t.world, t.account) == (world, account)]
+        return sorted(found, key=lambda token: (token.created_ms, token.id))
+
+    def grants_of(self, world: str, account: str) -> Iterator[GrantRecord]:
+        yield from self._grants.get((world, account), {}).values()
+        yield from self._pattern_grants.get((world, account), {}).values()
+
+    def grants(self, world: str) -> Iterator[GrantRecord]:
+        for table in (self._grants, self._pattern_grants):
+            for (of_world, _), grants in table.items():
+                if of_world == world:
+                    yield from grants.values()
+
+    def grant(self, world: str, account: str, channel: str) -> GrantRecord | None:
+        return self._grant_table(channel).get((world, account), {}).get(channel)
+
+    def blocks_of(self, world: str, owner: str) -> list[str]:
+        return sorted(a for w, o, a in self._blocks if (w, o) == (world, owner))
+
+    def unlocks_of(self, world: str, owner: str) -> list[str]:
+        """The channels of an account that it has opened to all."""
+        prefix = f"agent.{owner}."
+        return sorted(
+            name
+            for (of_world, name), is_locked in self._locks.items()
+            if of_world == world and not is_locked and name.startswith(prefix)
+        )
+
+    # --- changes ------------------------------------------------------------
+
+    def put_account(self, account: Account) -> None:
+        key = (account.world, account.id)
+        before = self._accounts.get(key)
+        if before is not None:
+            self._handles.pop((before.world, fold(before.handle)), None)
+        self._accounts[key] = account
+        if not account.is_deleted:
+            self._handles[(account.world, fold(account.handle))] = account.id
+        self._forget_callers(t.id for t in self._tokens.values() if (t.world, t.account) == key)
+        self.version += 1
+
+    def put_token(self, token: Token) -> None:
+        self._tokens[token.id] = token
+        self._by_hash[token.hash] = token
+        self._forget_callers((token.id,))
+        self.version += 1
+
+    def remove_token(self, id: str) -> Token | None:
+        token = self._tokens.pop(id, None)
+        if token is not None:
+            self._by_hash.pop(token.hash, None)
+            self._forget_callers((id,))
+            self.version += 1
+        return token
+
+    def put_grant(self, grant: GrantRecord) -> None:
+        table = self._grant_table(grant.channel)
+        table.setdefault((grant.world, grant.account), {})[grant.channel] = grant
+        self.version += 1
+
+    def remove_grant(self, world: str, account: str, channel: str) -> None:
+        table = self._grant_table(channel)
+        grants = table.get((world, account))
+        if grants is not None:
+            grants.pop(channel, None)
+            if not grants:
+                del table[(world, account)]
+        self.version += 1
+
+    def put_block(self, block: BlockRecord) -> None:
+        self._blocks.add((block.world, block.owner, block.account))
+        self.version += 1
+
+    def remove_block(self, world: str, owner: str, account: str) -> None:
+        self._blocks.discard((world, owner, account))
+        self.version += 1
+
+    def put_lock(self, lock: LockRecord) -> None:
+        self._locks[(lock.world, lock.channel)] = lock.is_locked
+        self.version += 1
+
+    def remove_lock(self, world: str, channel: str) -> None:
+        self._locks.pop((world, channel), None)
+        self.version += 1
+
+    def _grant_table(self, channel: str) -> dict[tuple[str, str], dict[str, GrantRecord]]:
+        return self._pattern_grants if is_pattern(channel) else self._grants
+
+    def _forget_callers(self, token_ids: Iterable[str]) -> None:
+        for token_id in list(token_ids):
+            self._callers.pop(token_id, None)
+
+
+def fold(handle: str) -> str:
+    """Handles that fold alike are the same handle."""
+    import unicodedata
+
+    return unicodedata.normalize("NFKC", handle).casefold()
+
+
+def namespace_of(name: str) -> str:
+    """The namespace of a free name: what stands before its first `:` or `.`, else ""."""
+    for index, character in enumerate(name):
+        if character in ":.":
+            return name[:index]
+    return ""

@@ -1,0 +1,464 @@
+"""The hub: the one object doors talk to. It wires its parts and holds the publish path.
+
+limits → rights → dedupe → interceptors → rights again → commit → ack → fan-out.
+Everything here runs on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from clawnet.core.callers import HUB, Caller
+from clawnet.core.calls.publishing import (
+    Publish,
+    Published,
+)
+from clawnet.core.channels import matches
+from clawnet.core.errors import (
+    ClawError,
+    DiskFull,
+    OutcomeUnknown,
+    Unauthenticated,
+    Unavailable,
+)
+from clawnet.core.events import Draft, Stored
+from clawnet.core.live import End, Outlet, Shape
+from clawnet.core.positions import EpochStart
+from clawnet.core.units import Delete, Put, Unit
+from clawnet.hub import metrics
+from clawnet.hub.committer import Committer
+from clawnet.hub.consumers import Consumers
+from clawnet.hub.covered import Covered
+from clawnet.hub.directory import Directory
+from clawnet.hub.fanout import Fanout, World
+from clawnet.hub.interceptors import Interceptor, Interceptors
+from clawnet.hub.lanes import Lane
+from clawnet.hub.presence import Presence
+from clawnet.hub.publishing import Publishing, PublishReply
+from clawnet.hub.ration import Ration
+from clawnet.hub.registry import register_all
+from clawnet.hub.retention import Retention
+from clawnet.hub.sessions import Session, Subscription
+from clawnet.hub.settings import HubSettings
+from clawnet.hub.storage import Storage
+from clawnet.hub.vault import Vault
+from clawnet.ports.clock import Clock, Randomness
+from clawnet.ports.log import Engine
+
+UNSTORED_EVENTS_MAX = 1_000
+"""So many events of revocations are kept while the disk is full; the revocations all are."""
+
+RESTART_DELAY_S = 1.0
+"""How long after a failure one of the hub's loops begins again."""
+
+Handler = Callable[[Any, Caller], Awaitable[Any]]
+_log = logging.getLogger(__name__)
+
+
+class Hub:
+    """Start it with start(), stop it with stop_accepting(), drain() and close(), in that order."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        clock: Clock,
+        randomness: Randomness,
+        pepper: bytes,
+        settings: HubSettings | None = None,
+        is_loopback: bool = True,
+        on_failed: Callable[[ClawError], None] | None = None,
+    ) -> None:
+        """`pepper` is the secret with which token hashes are keyed; `on_failed` is called
+        when storage failed and the process must end."""
+        self.settings = settings or HubSettings()
+        self.clock = clock
+        self.randomness = randomness
+        self.directory = Directory(self.settings.channels, is_loopback=is_loopback)
+        self.storage = Storage(engine)
+        self.fanout = Fanout(log_epoch=lambda: self.log_epoch)
+        self.interceptors = Interceptors()
+        self.vault = Vault(self.directory, pepper=pepper, randomness=randomness)
+        self.ration = Ration(self.settings.limits, clock)
+        self.presence = Presence(self)
+        self.consumers = Consumers(self)
+        self.retention = Retention(self)
+        self.directory.now_ms = self.retention.now_ms
+        self.slow: set[Session] = set()
+        self.sessions: dict[tuple[str, str | None], set[Session]] = {}
+        self.published = 0
+        self.refused = 0
+        self.loop_lag_s = 0.0
+        self.loop_lag_max_s = 0.0
+        self.state = "starting"
+        self._engine = engine
+        self._on_failed = on_failed
+        self._handlers: dict[type, tuple[Handler, bool]] = {}
+        self._changing = asyncio.Lock()
+        self._unstored: dict[str, Put | Delete] = {}
+        self._unstored_events: tuple[Draft, ...] = ()
+        self.publishing = Publishing(self)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._committer: Committer | None = None
+        register_all(self)
+
+    # --- life ---------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load what decisions need and begin to take publishes."""
+        self._committer = Committer(self._engine, on_stored=self._stored, on_failed=self._failed)
+        await self.storage.read(lambda _: self.vault.load(self._engine))
+        self.fanout.position = self._engine.last_seq
+        await self._load_channels()
+        await self.consumers.load()
+        await self.retention.load()
+        self.state = "ready"
+        for run in (self._sweep, self.presence.run, self.consumers.run, self.retention.run):
+            self.spawn(self._forever(run))
+
+    async def stop_accepting(self) -> None:
+        """From now on publishes are refused as Unavailable; what is queued goes on."""
+        if self.state == "ready":
+            self.state = "stopping"
+
+    async def drain(self) -> None:
+        """Wait until what was queued is durable, answered and fanned out."""
+        if self._committer is not None:
+            await self._committer.drain()
+
+    async def close(self) -> None:
+        """End live sessions with a code to come back, store floors, close the engine."""
+        await self.stop_accepting()
+        for session in self._all_sessions():
+            session.end(End.SHUTDOWN)
+        if self._committer is not None:
+            if self.state != "failed":
+                try:
+                    await self.consumers.flush()
+                    await self.retention.record()
+                except ClawError as error:
+                    # A full disk: floors stay where they were, and the hub closes all the same.
+                    _log.warning("the last floors were not stored: %s", error.message)
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._committer.close()
+            self._committer = None
+        self.storage.close()
+        await asyncio.to_thread(self._engine.close)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.state == "ready"
+
+    @property
+    def log_epoch(self) -> str:
+        return self._engine.epoch
+
+    @property
+    def log_epochs(self) -> tuple[EpochStart, ...]:
+        return self._engine.epochs
+
+    @property
+    def committer(self) -> Committer:
+        assert self._committer is not None, "the hub was not started"
+        return self._committer
+
+    def metrics(self) -> str:
+        """What the hub counts, as Prometheus text."""
+        return metrics.render(self)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a task that the hub owns: it ends with the hub at the latest."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        # A ClawError is an answer, which who awaits the task is given.
+        if error is not None and not isinstance(error, ClawError):
+            _log.error("a task of the hub ended unexpectedly", exc_info=error)
+
+    async def _forever(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run one of the hub's loops, and begin it again if it fails."""
+        while True:
+            try:
+                await run()
+                return
+            except Exception:  # a defect in one round must not end sweeping, presence, expiry
+                _log.exception("%s failed and goes on", run.__qualname__)
+            # A loop that fails at its first step must not spin.
+            await asyncio.sleep(RESTART_DELAY_S)
+
+    # --- callers ------------------------------------------------------------
+
+    def authenticate(self, token: str) -> Caller:
+        """The caller of a token. Raises Unauthenticated."""
+        return self.vault.authenticate(token, now_ms=self.retention.now_ms())
+
+    def anonymous(self, *, is_local: bool) -> Caller:
+        """A caller without a token. Raises Unauthenticated where nothing may be read so.
+
+        What is open because the hub is bound to loopback is so only for requests
+        that are local as well (`is_local`, the gate's verdict).
+        """
+        is_chosen = self.settings.channels.anonymous_read is True
+        if not (self.directory.anonymous_read and (is_local or is_chosen)):
+            raise Unauthenticated("This needs a token.")
+        return Caller(account=None, scopes=frozenset({"events:read"}))
+
+    # --- typed calls --------------------------------------------------------
+
+    def handle(self, call: type, handler: Handler, *, is_change: bool = False) -> None:
+        """Let `handler(request, caller)` answer requests of a type. One for each type.
+
+        Changes of the directory (`is_change`) run one after the other, so that a
+        widening that is being committed cannot undo a narrowing behind it, and
+        run to their end even if the caller goes away.
+        """
+        assert call not in self._handlers, f"{call.__name__} is handled twice"
+        self._handlers[call] = (handler, is_change)
+
+    async def call(self, request: Any, *, caller: Caller) -> Any:
+        """Answer a typed request of core.calls for a caller. Raises ClawError."""
+        self.refuse_unless_ready()
+        self.ration.take_call(caller)
+        known = self._handlers.get(type(request))
+        assert known is not None, f"nothing handles {type(request).__name__}"
+        handler, is_change = known
+        caller = self.directory.refresh(caller)
+        if is_change:
+            return await asyncio.shield(self.spawn(self._change(handler, request, caller)))
+        return await handler(request, caller)
+
+    async def _change(self, handler: Handler, request: Any, caller: Caller) -> Any:
+        # No deadline: the committer answers every unit, so the lock is always given back.
+        async with self._changing:
+            try:
+                answer = await handler(request, self.directory.refresh(caller))
+            except (DiskFull, OutcomeUnknown, Unavailable):
+                raise
+            except ClawError:
+                await self._store_narrowings()
+                raise
+            await self._store_narrowings()
+            return answer
+
+    # --- publishing ---------------------------------------------------------
+
+    def publish(self, caller: Caller, call: Publish, *, lane: Lane, reply: PublishReply) -> None:
+        """Take a publish; `reply` is called once, when it is durable or refused.
+
+        Publishes of one lane on one channel are stored in the order of the calls.
+        """
+        self.publishing.publish(caller, call, lane=lane, reply=reply)
+
+    async def publish_wait(self, caller: Caller, call: Publish) -> Published:
+        """publish() and wait for the outcome. Raises ClawError."""
+        return await self.publishing.publish_wait(caller, call)
+
+    def signal(self, caller: Caller, channel: str, type: str, data: bytes) -> None:
+        """Tell who is live on a channel something that need not be kept. Raises ClawError."""
+        self.publishing.signal(caller, channel, type, data)
+
+    def intercept(self, interceptor: Interceptor) -> None:
+        """Register an interceptor; one of the same name is replaced."""
+        self.interceptors.add(interceptor)
+
+    async def change(
+        self,
+        *changes: Put | Delete,
+        events: tuple[Draft, ...] = (),
+        is_narrowing: bool = False,
+        kept: tuple[Put | Delete, ...] | None = None,
+    ) -> None:
+        """Commit changes of state with their events. Raises Conflict, DiskFull, Unavailable.
+
+        A narrowing that cannot be stored is in force in memory all the same. What of it
+        must come to disk (`kept`; None is all of it) is stored with the next change, so
+        that a repeated revoke is acknowledged only when a restart cannot undo it.
+        """
+        unit = Unit(
+            drafts=(*self._unstored_events, *events),
+            changes=(*self._unstored.values(), *changes),
+            is_narrowing=is_narrowing,
+        )
+        try:
+            await self.committer.commit(unit)
+        except (DiskFull, Unavailable):
+            if is_narrowing:
+                self._unstored.update({c.key: c for c in (changes if kept is None else kept)})
+                unstored = (*self._unstored_events, *(events if kept is None else ()))
+                self._unstored_events = unstored[-UNSTORED_EVENTS_MAX:]
+            raise
+        self._unstored, self._unstored_events = {}, ()
+
+    async def _store_narrowings(self) -> None:
+        """Store what could not be stored when it came into force. Under the lock of changes."""
+        if self._unstored:
+            await self.change(is_narrowing=True)
+
+    async def _retry_narrowings(self) -> None:
+        async with self._changing:
+            try:
+                await self._store_narrowings()
+            except ClawError as error:
+                _log.warning("a revocation is not stored yet: %s", error.message)
+
+    def note(self, caller: Caller, channel: str, type: str, data: Any) -> Draft:
+        """An event in which the hub records what `caller` did. `data` is a JSON-able value."""
+        by = {"by": caller.account, **data}
+        voice = msgspec.structs.replace(HUB, world=caller.world)
+        return self.publishing.render(
+            voice, channel, type=type, data=msgspec.json.encode(by).decode()
+        )
+
+    # --- live ---------------------------------------------------------------
+
+    def open(self, caller: Caller, outlet: Outlet, shape: Shape) -> Session:
+        """Begin a live session. Raises TooManySubscriptions, Unauthenticated, Unavailable."""
+        self.refuse_unless_ready()
+        # The door may have waited since it authenticated the caller; a session that begins
+        # with a revoked token would never be looked at again.
+        caller = self.directory.refresh(caller)
+        session = Session(self, caller, outlet, shape)
+        key = (caller.world, caller.account)
+        peers = self.sessions.setdefault(key, set())
+        self.ration.check_sessions(caller, len(peers))
+        peers.add(session)
+        if caller.account is not None:
+            self.presence.connected(caller.world, caller.account)
+        return session
+
+    def closed(self, session: Session) -> None:
+        """A session is over (called by it)."""
+        self.slow.discard(session)
+        key = (session.caller.world, session.caller.account)
+        peers = self.sessions.get(key)
+        if peers is not None and session in peers:
+            peers.discard(session)
+            if not peers:
+                del self.sessions[key]
+            if session.caller.account is not None:
+                self.presence.disconnected(session.caller.world, session.caller.account)
+
+    def covered(self, world: World, subscription: Subscription) -> set[str]:
+        """The known channels that a subscription's patterns cover and its owner may read."""
+        # Measured: 50,000 names take 184 ms, so only what is new since the last chunk is asked.
+        rights = (subscription.session.caller, self.directory.version)
+        known = subscription.covered
+        if known is None or known.rights != rights:
+            known = subscription.covered = Covered(rights)
+        for name in world.names_listed[known.count :]:
+            is_meant = any(matches(pattern, name) for pattern in subscription.patterns)
+            if is_meant and subscription.may_read(name):
+                known.names.add(name)
+        known.count = len(world.names_listed)
+        return known.names
+
+    # --- narrowing in memory ------------------------------------------------
+
+    def rights_changed(self, world: str, account: str, *, narrowed: str | None = None) -> None:
+        """Apply changed rights of an account to its live sessions, now. No await.
+
+        `narrowed` is the name or pattern on which rights were taken away.
+        """
+        self.fanout.rights_changed(world)
+        for session in list(self.sessions.get((world, account), ())):
+            self._recheck(session, narrowed)
+
+    def channel_rights_changed(self, world: str, *, narrowed: str | None = None) -> None:
+        """Apply a changed lock to all live sessions of the world, now. No await."""
+        self.fanout.rights_changed(world)
+        for (of_world, _), peers in list(self.sessions.items()):
+            if of_world == world:
+                for session in list(peers):
+                    self._recheck(session, narrowed)
+
+    def token_revoked(self, world: str, account: str) -> None:
+        """End the live sessions of an account whose token is gone, now. No await."""
+        for session in list(self.sessions.get((world, account), ())):
+            token_id = session.caller.token_id
+            if token_id is not None and self.directory.caller(token_id) is None:
+                session.end(End.REVOKED)
+
+    def _recheck(self, session: Session, narrowed: str | None) -> None:
+        token_id = session.caller.token_id
+        if token_id is None:
+            session.recheck(session.caller, narrowed=narrowed)
+            return
+        caller = self.directory.caller(token_id)
+        if caller is None:
+            session.end(End.REVOKED)
+        else:
+            session.recheck(caller, narrowed=narrowed)
+
+    # --- inside -------------------------------------------------------------
+
+    def refuse_unless_ready(self) -> None:
+        """Raise Unavailable while the hub starts, stops or has failed."""
+        if self.state != "ready":
+            raise Unavailable(f"The hub is {self.state}.", retry_after_s=1.0)
+
+    def _stored(self, stored: list[Stored]) -> None:
+        self.fanout.deliver(stored)
+        self.consumers.stored(stored)
+        self.retention.stored(stored)
+
+    def _failed(self, error: ClawError) -> None:
+        if self.state == "failed":
+            return
+        _log.critical("storage failed, the hub stops: %s", error.message)
+        self.state = "failed"
+        if self._on_failed is not None:
+            self._on_failed(error)
+
+    def _all_sessions(self) -> list[Session]:
+        return [session for peers in self.sessions.values() for session in peers]
+
+    async def _load_channels(self) -> None:
+        """Learn the names that patterns choose from."""
+        for world in {account.world for account in self.directory.all_accounts()} | {"main"}:
+            found = self.fanout.world(world)
+            after = ""
+            while True:
+                page = await self.storage.read(
+                    lambda log, w=world, a=after: log.channels(w, after=a, limit=1_000)  # type: ignore[misc]
+                )
+                if not page:
+                    break
+                found.learn(head.name for head in page)
+                after = page[-1].name
+
+    async def _sweep(self) -> None:
+        """Once a second: end sessions without progress, and those whose token expired."""
+        loop = asyncio.get_running_loop()
+        rounds = 0
+        while True:
+            due = loop.time() + 1.0
+            await asyncio.sleep(1.0)
+            self.loop_lag_s = max(loop.time() - due, 0.0)
+            rounds += 1
+            worst = 0.0 if rounds % 60 == 0 else self.loop_lag_max_s
+            self.loop_lag_max_s = max(worst, self.loop_lag_s)
+            for session in list(self.slow):
+                if session.is_stuck():
+                    session.end(End.SLOW)
+            if self._unstored and not self._changing.locked() and self.is_ready:
+                self.spawn(self._retry_narrowings())
+            now_ms = self.retention.now_ms()
+            for session in self._all_sessions():
+                expires_ms = session.caller.expires_ms
+                if expires_ms is not None and expires_ms <= now_ms:
+                    session.end(End.EXPIRED)
+            self.ration.forget_idle()

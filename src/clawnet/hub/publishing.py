@@ -1,0 +1,347 @@
+"""The publish path: limits → rights → dedupe → interceptors → rights again → commit queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from clawnet.core import events, payloads
+from clawnet.core.callers import Caller
+from clawnet.core.calls.publishing import (
+    BATCH_MAX_EVENTS,
+    Publish,
+    PublishBatch,
+    Published,
+    PublishedBatch,
+)
+from clawnet.core.channels import parse
+from clawnet.core.errors import (
+    BadRequest,
+    ClawError,
+    DedupeConflict,
+    PayloadTooLarge,
+    Unavailable,
+)
+from clawnet.core.events import Draft, Existing, Stored
+from clawnet.core.rights import Verb, require
+from clawnet.core.units import Committed, Outcome, Unit
+from clawnet.hub.interceptors import Proposed
+from clawnet.hub.lanes import Lane
+
+if TYPE_CHECKING:
+    from clawnet.hub.hub import Hub
+
+PublishReply = Callable[[Published | ClawError], None]
+
+VOICES_MAX = 65_536
+OPENINGS_MAX = 16
+
+_log = logging.getLogger(__name__)
+
+
+class Publishing:
+    """Takes publishes, batches and signals; renders drafts for the hub's own parts."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._voices: dict[tuple[str | None, str], Voice] = {}
+
+    def publish(self, caller: Caller, call: Publish, *, lane: Lane, reply: PublishReply) -> None:
+        """Take a publish; `reply` is called once, when it is durable or refused.
+
+        Publishes of one lane on one channel are stored in the order of the calls.
+        """
+        try:
+            self._hub.refuse_unless_ready()
+            draft = self._draft(caller, call)
+            if self._hub.interceptors.of(draft.channel) or lane.is_busy(draft.channel):
+                lane.put(
+                    draft.channel,
+                    lambda: self._intercepted(caller, call, draft, reply),
+                    self._hub.spawn,
+                )
+                return
+            # Rights were asked in this same section, so they still hold as it is queued.
+            self._submit(draft, reply)
+        except ClawError as error:
+            self._hub.refused += 1
+            reply(error)
+
+    async def publish_wait(self, caller: Caller, call: Publish) -> Published:
+        """publish() and wait for the outcome. Raises ClawError."""
+        done: asyncio.Future[Published | ClawError] = asyncio.get_running_loop().create_future()
+
+        def reply(outcome: Published | ClawError) -> None:
+            if not done.done():
+                done.set_result(outcome)
+
+        self.publish(caller, call, lane=Lane(), reply=reply)
+        # No deadline: the committer answers every unit, also when storage fails.
+        outcome = await done
+        if isinstance(outcome, ClawError):
+            raise outcome
+        return outcome
+
+    async def publish_batch(self, call: PublishBatch, caller: Caller) -> PublishedBatch:
+        """Store up to 1,000 events as one unit: all or none. Raises ClawError with `index`."""
+        if not call.events:
+            raise BadRequest("The batch is empty.", next="Send at least one event.")
+        if len(call.events) > BATCH_MAX_EVENTS:
+            raise PayloadTooLarge(
+                f"A batch holds at most {BATCH_MAX_EVENTS} events.", limit_events=BATCH_MAX_EVENTS
+            )
+        # Taken at once: a batch refused half way would have spent what its repetition needs.
+        self._hub.ration.take_publish(caller, len(call.events))
+        drafts: list[Draft] = []
+        for index, item in enumerate(call.events):
+            try:
+                drafts.append(self._draft(caller, item, cost=0))
+            except ClawError as error:
+                error.facts.setdefault("index", index)
+                raise
+        if any(self._hub.interceptors.of(draft.channel) for draft in drafts):
+            for index, item in enumerate(call.events):
+                with _naming(index):
+                    draft = drafts[index]
+                    if draft.identity is None or await self._repeated(draft) is None:
+                        drafts[index] = await self._decided(caller, item, draft)
+            # No await from here to the queue: what was revoked meanwhile is refused.
+            self._hub.refuse_unless_ready()
+            current = self._hub.directory.refresh(caller)
+            for index, draft in enumerate(drafts):
+                with _naming(index):
+                    require(current, Verb.PUBLISH, parse(draft.channel), self._hub.directory)
+        committed = await self._hub.committer.commit(Unit(drafts=tuple(drafts)))
+        self._hub.published += len(drafts)
+        return PublishedBatch(events=[_published(event) for event in committed.events])
+
+    def signal(self, caller: Caller, channel: str, type: str, data: bytes) -> None:
+        """Tell who is live on a channel something that need not be kept.
+
+        Passes the same rights, has no position, is never stored, and is not given
+        to whoever lags. Raises ClawError.
+        """
+        self._hub.refuse_unless_ready()
+        place = parse(channel)
+        self._hub.ration.take_publish(caller, 1)
+        caller = self._hub.directory.refresh(caller)
+        require(caller, Verb.PUBLISH, place, self._hub.directory)
+        events.check_type(type, is_hub=caller.is_hub)
+        text = payloads.admit(data, max_bytes=self._hub.settings.limits.data_max_bytes)
+        members = Voice(caller, place.name, self._hub.directory.version).open(type)
+        body = f'{{"channel":{events.quote_name(place.name)},{members},"data":{text}}}'
+        self._hub.fanout.signal(caller.world, place.name, body.encode())
+
+    def _draft(self, caller: Caller, call: Publish, *, cost: int = 1) -> Draft:
+        """limits → rights → the event's own form. Pure but for the buckets."""
+        voice = self._voice(caller, call.channel, cost)
+        channel = voice.channel
+        given = call.type
+        type_ = voice.default_type if given is None else given
+        opening = voice.openings.get(type_)
+        if opening is None:
+            events.check_type(type_, is_hub=caller.is_hub)
+            opening = voice.open(type_)
+        data = payloads.admit(bytes(call.data), max_bytes=self._hub.settings.limits.data_max_bytes)
+        key, correlation, causation = call.dedupe_key, call.correlation_id, call.causation_id
+        if key is not None:
+            events.check_key("dedupe_key", key, max_chars=events.DEDUPE_KEY_MAX_CHARS)
+        if correlation is not None or causation is not None:
+            events.check_key("correlation_id", correlation, max_chars=events.CORRELATION_MAX_CHARS)
+            events.check_key("causation_id", causation, max_chars=events.CORRELATION_MAX_CHARS)
+        return self._rendered(caller, channel, type_, opening, data, (key, correlation, causation))
+
+    def _voice(self, caller: Caller, name: str, cost: int) -> Voice:
+        """limits → rights, the latter remembered until any right changes.
+
+        Measured: deciding and rendering anew for each publish took half of its time.
+        """
+        key = (caller.token_id, name)
+        voice = self._voices.get(key)
+        if (
+            voice is not None
+            and voice.caller is caller
+            and voice.version == self._hub.directory.version
+            # That a token expires is no change of a right, so it is asked apart.
+            and (caller.expires_ms is None or self._hub.directory.now_ms() < caller.expires_ms)
+        ):
+            self._hub.ration.take_publish(caller, cost)
+            return voice
+        channel = parse(name)
+        self._hub.ration.take_publish(caller, cost)
+        # The door may have waited for the body since it authenticated the caller.
+        caller = self._hub.directory.refresh(caller)
+        require(caller, Verb.PUBLISH, channel, self._hub.directory)
+        if len(self._voices) >= VOICES_MAX:
+            self._voices.clear()
+        voice = self._voices[key] = Voice(caller, channel.name, self._hub.directory.version)
+        return voice
+
+    def render(
+        self,
+        caller: Caller,
+        channel: str,
+        *,
+        type: str,
+        data: str,
+        dedupe_key: str | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+    ) -> Draft:
+        """A draft of admitted parts, said by `caller`. For the hub's own parts and features."""
+        opening = Voice(caller, channel, self._hub.directory.version).open(type)
+        return self._rendered(
+            caller, channel, type, opening, data, (dedupe_key, correlation_id, causation_id)
+        )
+
+    def _rendered(
+        self,
+        caller: Caller,
+        channel: str,
+        type_: str,
+        opening: str,
+        data: str,
+        named: tuple[str | None, str | None, str | None],
+    ) -> Draft:
+        key, correlation, causation = named
+        account = caller.account or ""
+        identity = digest = None
+        if key is not None:
+            identity = events.dedupe_identity(
+                world=caller.world, actor_id=account, channel=channel, key=key
+            )
+            digest = events.content_digest(type=type_, data=data)
+        return Draft(
+            world=caller.world,
+            channel=channel,
+            type=type_,
+            actor_id=account,
+            members=events.render_members(
+                opening,
+                correlation_id=correlation,
+                causation_id=causation,
+                dedupe_key=key,
+            ),
+            data=data,
+            correlation_id=correlation,
+            identity=identity,
+            digest=digest,
+        )
+
+    def _submit(self, draft: Draft, reply: PublishReply) -> None:
+        def settled(outcome: Outcome) -> None:
+            if isinstance(outcome, Committed):
+                self._hub.published += 1
+                reply(_published(outcome.events[0]))
+            else:
+                self._hub.refused += 1
+                reply(outcome)
+
+        self._hub.committer.submit(Unit(drafts=(draft,)), settled)
+
+    async def _intercepted(
+        self, caller: Caller, call: Publish, draft: Draft, reply: PublishReply
+    ) -> None:
+        try:
+            # What still waited in its lane when the hub stopped is answered here.
+            self._hub.refuse_unless_ready()
+            if draft.identity is not None:
+                # A repeat is answered from the log: it must not meet the interceptors again.
+                known = await self._repeated(draft)
+                if known is not None:
+                    current = self._hub.directory.refresh(caller)
+                    require(current, Verb.PUBLISH, parse(draft.channel), self._hub.directory)
+                    reply(_published(known))
+                    return
+            draft = await self._decided(caller, call, draft)
+            # No await from here to the queue: what was revoked meanwhile is refused.
+            self._hub.refuse_unless_ready()
+            current = self._hub.directory.refresh(caller)
+            require(current, Verb.PUBLISH, parse(draft.channel), self._hub.directory)
+            self._submit(draft, reply)
+        except ClawError as error:
+            self._hub.refused += 1
+            reply(error)
+        except asyncio.CancelledError:
+            self._hub.refused += 1
+            reply(Unavailable("The hub stopped before the event was stored.", retry_after_s=1.0))
+            raise
+        except Exception:  # the sender must be answered whatever an interceptor caused
+            _log.exception("a publish failed")
+            reply(ClawError("The publish failed inside the hub; nothing was stored."))
+
+    async def _repeated(self, draft: Draft) -> Existing | None:
+        identity = draft.identity
+        assert identity is not None
+        known = await self._hub.storage.read(lambda log: log.find(identity))
+        if known is not None and known.digest != draft.digest:
+            raise DedupeConflict("The dedupe key was used before with other content.", id=known.id)
+        return known
+
+    async def _decided(self, caller: Caller, call: Publish, draft: Draft) -> Draft:
+        """The draft after the interceptors. The digest stays that of what was sent."""
+        proposed = Proposed(
+            caller=caller,
+            channel=draft.channel,
+            type=draft.type,
+            data=draft.data,
+            correlation_id=call.correlation_id,
+        )
+        data = await self._hub.interceptors.run(proposed, admit=self._admit_patch)
+        return draft if data == draft.data else msgspec.structs.replace(draft, data=data)
+
+    def _admit_patch(self, data: str) -> str:
+        # A lone surrogate must come to admit() as the bytes that it refuses.
+        raw = data.encode("utf-8", "surrogatepass")
+        return payloads.admit(raw, max_bytes=self._hub.settings.limits.data_max_bytes)
+
+
+@contextmanager
+def _naming(index: int) -> Iterator[None]:
+    """Let an error say which event of the batch it is about."""
+    try:
+        yield
+    except ClawError as error:
+        error.facts.setdefault("index", index)
+        raise
+
+
+def _published(event: Stored | Existing) -> Published:
+    return Published(
+        id=event.id,
+        seq=event.seq,
+        offset=event.offset,
+        epoch=event.epoch,
+        deduped=isinstance(event, Existing),
+    )
+
+
+class Voice:
+    """A caller's right to speak on a channel, and how its events begin there."""
+
+    __slots__ = ("caller", "channel", "default_type", "openings", "version")
+
+    def __init__(self, caller: Caller, channel: str, version: int) -> None:
+        self.caller = caller
+        self.channel = channel
+        self.version = version
+        self.default_type = events.default_type(channel)
+        self.openings: dict[str, str] = {}
+
+    def open(self, type_: str) -> str:
+        """The members that all its events of a type share."""
+        opening = events.render_opening(
+            type=type_,
+            source=self.caller.source,
+            actor_json=self.caller.actor_json(),
+            world=self.caller.world,
+            room=self.channel[5:] if self.channel.startswith("room.") else None,
+        )
+        if len(self.openings) < OPENINGS_MAX:
+            self.openings[type_] = opening
+        return opening

@@ -1,0 +1,70 @@
+"""Limits per account: how fast it may publish and call, how many sessions it may hold."""
+
+from __future__ import annotations
+
+from clawnet.core.callers import Caller
+from clawnet.core.errors import RateLimited, TooManySubscriptions
+from clawnet.core.limits import Bucket
+from clawnet.hub.settings import LimitSettings
+from clawnet.ports.clock import Clock
+
+
+class Ration:
+    """Buckets by account. The hub's own voice is not limited."""
+
+    def __init__(self, settings: LimitSettings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._publishes: dict[tuple[str, str | None], Bucket] = {}
+        self._calls: dict[tuple[str, str | None], Bucket] = {}
+
+    def take_publish(self, caller: Caller, n: int) -> None:
+        """Raises RateLimited with the time to wait."""
+        limits = self._settings
+        if limits.enabled and not caller.is_hub:
+            self._take(self._publishes, caller, n, limits.publish_per_s, limits.publish_burst)
+
+    def take_call(self, caller: Caller) -> None:
+        """Raises RateLimited with the time to wait."""
+        limits = self._settings
+        if limits.enabled and not caller.is_hub:
+            self._take(self._calls, caller, 1, limits.calls_per_s, limits.calls_burst)
+
+    def check_sessions(self, caller: Caller, present: int) -> None:
+        """Raises TooManySubscriptions if the account holds as many sessions as it may."""
+        limit = self._settings.sessions_per_account_max
+        if self._settings.enabled and present >= limit:
+            raise TooManySubscriptions(
+                f"An account holds at most {limit} live connections.",
+                next="Close some of this account's connections.",
+                limit=limit,
+            )
+
+    def forget_idle(self) -> None:
+        """Drop full buckets, so that memory follows the active accounts."""
+        now_s = self._clock.steady_s()
+        for table in (self._publishes, self._calls):
+            if len(table) > 256:
+                for key in [k for k, bucket in table.items() if bucket.is_full(now_s=now_s)]:
+                    del table[key]
+
+    def _take(
+        self,
+        table: dict[tuple[str, str | None], Bucket],
+        caller: Caller,
+        n: int,
+        rate_per_s: float,
+        burst: float,
+    ) -> None:
+        now_s = self._clock.steady_s()
+        key = (caller.world, caller.account)
+        bucket = table.get(key)
+        if bucket is None:
+            bucket = table[key] = Bucket(rate_per_s=rate_per_s, burst=burst, now_s=now_s)
+        wait_s = bucket.take(n, now_s=now_s)
+        if wait_s:
+            raise RateLimited(
+                f"This account is limited to {rate_per_s:g} per second.",
+                retry_after_s=wait_s,
+                limit_per_s=rate_per_s,
+            )

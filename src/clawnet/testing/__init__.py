@@ -1,0 +1,1 @@
+"""Public suites, fakes and fault injectors for tests and the demo."""

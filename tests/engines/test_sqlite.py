@@ -1,0 +1,65 @@
+"""The SQLite engine keeps the promises, indexed and not."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clawnet.engines.sqlite import SqliteEngine
+from clawnet.testing.log_suite import LogSuite, StateSuite
+from tests.engines.sqlite_storage import SqliteStorage
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[SqliteStorage]:
+    storage = SqliteStorage(tmp_path)
+    yield storage
+    storage.close()
+
+
+class TestSqliteLog(LogSuite):
+    pass
+
+
+class TestSqliteState(StateSuite):
+    pass
+
+
+class IndexedEngine(SqliteEngine):
+    """Indexes every group at once, so that reads find nothing in the tail."""
+
+    def commit(self, units):
+        outcomes = super().commit(units)
+        assert self.settle()
+        return outcomes
+
+
+class TestSqliteLogWhenIndexed(LogSuite):
+    @pytest.fixture
+    def storage(self, tmp_path):
+        storage = SqliteStorage(tmp_path, kind=IndexedEngine)
+        yield storage
+        storage.close()
+
+
+class ScanningEngine(SqliteEngine):
+    """Has no index and forgets the tail, so that every read scans the log."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._readers.renew(is_indexed=False)
+
+    def commit(self, units):
+        outcomes = super().commit(units)
+        with self._lock:
+            self._tail.clear(self._last_seq)
+            self._ledger.recent = {}
+        return outcomes
+
+
+class TestSqliteLogWithoutIndex(LogSuite):
+    @pytest.fixture
+    def storage(self, tmp_path):
+        storage = SqliteStorage(tmp_path, kind=ScanningEngine)
+        yield storage
+        storage.close()

@@ -1,0 +1,55 @@
+"""The README's one-minute tour, run as it stands, against a hub of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import Program, running_hub
+
+README = Path(__file__).parents[2] / "README.md"
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+def tour() -> str:
+    """The lines between the README's tour marks."""
+    text = README.read_text()
+    found = re.search(r"<!-- tour:begin -->\s*```sh\n(.*?)```\s*<!-- tour:end -->", text, re.S)
+    assert found is not None, "the README has lost its tour"
+    return found[1]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the tour uses curl")
+def test_the_tour_of_the_readme_works_as_it_stands(tmp_path: Path) -> None:
+    program = Program(tmp_path)
+    folder = tmp_path / "share" / "clawnet"
+    with running_hub(program, folder) as hub:
+        # The tour is for the default address and an activated .venv of the clone.
+        script = tour().replace(DEFAULT_URL, hub.url).replace(". .venv/bin/activate\n", "")
+        programs = Path(sys.executable).parent
+        environment = {
+            **program.environment,
+            "PATH": f"{programs}:{program.environment['PATH']}",
+            "CLAWNET_SERVER": hub.url,
+        }
+        done = subprocess.run(
+            ["sh", "-e", "-c", script],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    payloads = [line["payload"] for line in lines if "payload" in line]
+    assert payloads == ["Hello world", {"step": 1, "do": "read the issue"}]
+    # What curl published is acknowledged, and what curl reads is the tour's first message.
+    assert lines[-2]["deduped"] is False
+    assert lines[-1]["data"] == "Hello world"
