@@ -109,7 +109,6 @@ class Tokens:
                     scopes=token.scopes,
                     created=rfc3339(token.created_ms),
                     expires=None if token.expires_ms is None else rfc3339(token.expires_ms),
-                    last_used=None,
                 )
                 for token in self._hub.directory.tokens_of(caller.world, account)
             ]

@@ -71,7 +71,7 @@ def list_(account: str | None) -> None:
         ("id", "account", "name", "scopes", "created", "expires", "last used"),
         [
             [one.get(key) for key in
-             ("id", "account", "name", "scopes", "created", "expires", "last_used")]
+             ("id", "account", "name", "scopes", "created", "expires")]
             for one in answer["tokens"]
         ],
         empty="There are no tokens.",

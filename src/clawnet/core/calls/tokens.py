@@ -54,7 +54,6 @@ class TokenInfo(msgspec.Struct, frozen=True, kw_only=True):
     scopes: list[str]
     created: str
     expires: str | None
-    last_used: str | None
 
 
 class TokenList(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,7 +29,7 @@ _MASKED = 0x80
 _CONTROL = 0x08
 
 # The library tells of each closed connection at INFO.
-_quiet = logging.getLogger(f"{__name__}.library")
+_quiet = logging.getLogger(f"{__name__}.parser")
 _quiet.setLevel(logging.WARNING)
 
 

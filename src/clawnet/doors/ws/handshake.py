@@ -13,7 +13,7 @@ from clawnet.core.errors import BadRequest
 from clawnet.doors.protocol import Refusal, Upgrade
 
 # The library tells of each handshake at INFO; a hub has thousands.
-_quiet = logging.getLogger(f"{__name__}.library")
+_quiet = logging.getLogger(f"{__name__}.parser")
 _quiet.setLevel(logging.WARNING)
 
 _VERSION_HEADER = (b"sec-websocket-version", b"13")
