@@ -3,16 +3,18 @@
 # Another interpreter:     make setup PYTHON=/path/to/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check bench bench-quick soak lock clean
+.PHONY: help setup run demo test check bench bench-quick soak docs lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHON ?=
 ARGS ?=
+# How many tests run at once. WORKERS=0 for one process, as a debugger wants it.
+WORKERS ?= 2
 
 # Tests and benchmarks are looked at when they are there.
-SOURCES := $(wildcard src tests benchmarks)
+SOURCES := $(wildcard src tests benchmarks examples)
 
 help:
 	@echo 'make setup        a virtual environment in $(VENV) with everything locked'
@@ -22,6 +24,7 @@ help:
 	@echo 'make check        style, types, layers, then the tests: what has to pass'
 	@echo 'make bench        measure; make bench-quick for a first look'
 	@echo 'make soak         the tests that take minutes to hours'
+	@echo 'make docs         write the pages that are made from the code anew'
 	@echo 'make lock         write the lock files anew from pyproject.toml (needs uv)'
 	@echo 'make clean        remove $(VENV) and all caches'
 
@@ -35,7 +38,7 @@ demo: $(VENV)/.runtime
 	@exec $(BIN)/claw demo $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 # Warnings are errors by `filterwarnings` in pyproject.toml, here as in `make test`.
 check: $(VENV)/.dev
@@ -53,6 +56,11 @@ bench-quick: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak --timeout=0 $(ARGS)
+
+# The pages that tests compare with the code, as far as the program itself can write them.
+docs: $(VENV)/.runtime
+	$(BIN)/python -m clawnet.app.reference markdown > docs/configuration.md
+	$(BIN)/python -m clawnet.app.reference toml > deploy/config.toml
 
 # The locks hold names, versions and hashes for every platform, and never the address they came
 # from. `uv` is needed here only: pip install uv into any other environment, or UV=path/to/uv.

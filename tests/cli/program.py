@@ -99,7 +99,7 @@ class HubProcess:
             "up", "--port", str(self.port), "--data-dir", str(self.folder), *self.options
         )
         line = read_line(self.process)
-        assert line.startswith("clawnet 0.1.0 listening on http://"), (line, self._stderr())
+        assert line.startswith("clawnet 0.2.0 listening on http"), (line, self._stderr())
         self.url = line.rpartition(" ")[2].strip()
         self.port = int(self.url.rpartition(":")[2])
 

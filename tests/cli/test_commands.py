@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from clawnet import __version__
 from clawnet.cli import exits
 from clawnet.cli.commands.pub import encode_data
 from clawnet.cli.follow import place
@@ -112,3 +113,12 @@ def test_options_behind_a_longer_message_are_refused(
     assert main([*at, "pub", "public.lobby", "hi", "there", *tail.split()]) == 2
     said = capsys.readouterr().err
     assert "nothing was published" in " ".join(said.split()) and "--" in said
+
+
+def test_the_version_is_the_programs_own_and_not_the_installations() -> None:
+    text = (
+        "import importlib.metadata as m; m.version = None; m.distribution = None\n"
+        "from clawnet.cli.main import main; main(['--version'])"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, check=False)
+    assert done.stdout.decode() == f"claw, version {__version__}\n", done.stderr

@@ -88,6 +88,15 @@ def test_the_admins_token_is_pointed_at_and_not_used(tmp_path: Path) -> None:
     assert error.next.startswith(f'Run claw login --token "$(cat {tmp_path}/admin.token)"')
 
 
+def test_without_any_token_it_says_who_makes_one_and_how(tmp_path: Path) -> None:
+    at = invocation(tmp_path, environment={"CLAWNET_DATA_DIR": tmp_path / "none"})
+    said = at.explained(Unauthenticated("This needs a token.")).next
+    assert "claw login --token TOKEN" in said
+    # A bare `claw token create` of the operator would give away the operator's own rights.
+    assert "claw invite" in said
+    assert said.count("claw token create") == said.count("claw token create --account YOU") == 1
+
+
 def test_it_is_not_pointed_at_for_another_machine_or_with_a_token(tmp_path: Path) -> None:
     (tmp_path / "admin.token").write_text("claw_admin")
     environment = {"CLAWNET_DATA_DIR": tmp_path}

@@ -43,7 +43,9 @@ def test_options_stand_around_the_message(line: str, options: str, words: str) -
         ("lobby hello -- --json", "hello --json"),
         ("lobby -- -- x", "-- x"),
         ("lobby -5", "-5"),
-        ("lobby --unknown is text", "--unknown is text"),
+        ("lobby say --unknown is text", "say --unknown is text"),
+        ("lobby --- rule", "--- rule"),
+        ("lobby -- --unknown", "--unknown"),
         ("-- lobby --json", "--json"),
     ],
 )
@@ -84,6 +86,68 @@ def test_a_quoted_message_that_looks_like_options_is_text() -> None:
 
 def test_an_unknown_option_before_the_channel_is_for_the_parser() -> None:
     assert parted("--jsn lobby hello") == Words(["--jsn"], "lobby", ["hello"])
+
+
+@pytest.mark.parametrize(
+    ("line", "unknown"),
+    [
+        ("lobby --tpye x.foo hello", "--tpye"),
+        ("lobby --json --bogus hello", "--bogus"),
+        ("lobby --bogus", "--bogus"),
+        ("lobby --bogus=1 hello", "--bogus=1"),
+        ("lobby --bogus -- hello", "--bogus"),
+        ("lobby x --bogus", "--bogus"),
+        ("lobby x --json --bogus", "--bogus"),
+        ("lobby x y --bogus --json", "--bogus"),
+        ("lobby x --bogus -- more", "--bogus"),
+        ("lobby hello --tpye x.foo", "--tpye"),
+        ("lobby hello --json --kye k", "--kye"),
+    ],
+)
+def test_an_unknown_option_around_the_message_is_no_text(line: str, unknown: str) -> None:
+    assert parted(line).unknown == unknown
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["lobby say --unknown is text", "lobby use the --verbose flag", "lobby -- --bogus",
+     "lobby x -- --bogus", "lobby -5", "lobby x -5", "lobby x --", "lobby x ---", "lobby x -k",
+     "--jsn lobby hello"],
+)  # fmt: skip
+def test_what_may_be_text_is_no_unknown_option(line: str) -> None:
+    assert parted(line).unknown is None
+
+
+def test_a_quoted_text_that_begins_with_dashes_is_no_unknown_option() -> None:
+    words = ["lobby", "--tpye is mistyped"]
+    assert split(words, flags=FLAGS, valued=VALUED) == Words([], "lobby", words[1:])
+
+
+@pytest.mark.parametrize(
+    ("line", "valueless"),
+    [
+        ("lobby hello --key", "--key"),
+        ("lobby --key", "--key"),
+        ("lobby --key -- hello", "--key"),
+        ("lobby hello --key --json", "--key"),
+        ("--key --json lobby hello", "--key"),
+        ("--json lobby hello -t", "-t"),
+        ("lobby hello --key --type=x.a", "--key"),
+        ("--type", "--type"),
+        ("--key --jsn lobby hello", "--key"),
+    ],
+)
+def test_an_option_without_its_value_takes_nothing_else_for_it(line: str, valueless: str) -> None:
+    assert parted(line).valueless == valueless
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["lobby --key -5 x", "lobby --key= x", "lobby --key=-- x", "lobby x --key k",
+     "lobby x -- --key", "lobby --key - x", "lobby say it --key now ok"],
+)  # fmt: skip
+def test_an_option_with_a_value_has_one(line: str) -> None:
+    assert parted(line).valueless is None
 
 
 @given(st.lists(st.text(min_size=1), max_size=6))

@@ -200,6 +200,30 @@ async def test_the_deadline_ends_it_with_the_last_failure() -> None:
     assert retry.is_unsure  # the third attempt was cut off in the middle
 
 
+@pytest.mark.parametrize("within_s", [0.3, 5.0, 30.0])
+async def test_the_whole_time_is_used(within_s: float) -> None:
+    hands = Hands()
+
+    async def attempt() -> None:
+        raise HubUnreachable("Gone.")
+
+    with pytest.raises(HubUnreachable):
+        await hands.retry(within_s).run(attempt)
+    # The last attempt is so early that it may be answered, and no earlier.
+    assert max(within_s / 2, within_s - 1.0) <= hands.now_s < within_s
+
+
+async def test_no_attempt_comes_before_the_time_that_the_hub_asked_for() -> None:
+    hands = Hands()
+
+    async def attempt() -> None:
+        raise RateLimited("Slower.", retry_after_s=4.0)
+
+    with pytest.raises(RateLimited):
+        await hands.retry(10.0).run(attempt)
+    assert all(slept >= 4.0 for slept in hands.slept) and hands.now_s <= 10.0
+
+
 # --- positions ---------------------------------------------------------------
 def event(offset: int, *, channel: str = "public.a", epoch: str = "e.1", seq: int = 0) -> Event:
     return Event(

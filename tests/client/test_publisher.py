@@ -276,8 +276,29 @@ async def test_without_a_hub_all_fail_in_their_time() -> None:
     async with asyncio.timeout(2):
         got = await asyncio.gather(*burst(client, 500, within_s=0.2), return_exceptions=True)
     assert {type(one) for one in got} == {HubUnreachable}
-    assert "dedupe_key" not in getattr(got[0], "facts", {})  # nothing was sent
+    assert len({getattr(one, "facts", {})["dedupe_key"] for one in got}) == 500
+    assert not any("not known" in str(one) for one in got)  # nothing was sent
     await client.aclose()
+
+
+async def test_whatever_never_reached_the_hub_can_be_published_again_under_its_key() -> None:
+    client = Client("http://127.0.0.1:9", backoff=lambda: Backoff(first_s=0.01, most_s=0.02))
+    large = "x" * PUBLISH_MAX_BYTES
+    batch: list[dict[str, Any]] = [
+        {"channel": "public.a", "data": 1, "dedupe_key": "b-1"},
+        {"channel": "public.a", "data": 2},
+    ]
+    async with asyncio.timeout(5), client:
+        for data in ("small", large):
+            for given in ("k", None):
+                with pytest.raises(HubUnreachable) as caught:
+                    await client.publish("public.a", data, dedupe_key=given, within_s=0.05)
+                key = caught.value.facts["dedupe_key"]
+                assert key == given or (given is None and len(key) > 10)
+        with pytest.raises(HubUnreachable) as caught:
+            await client.publish_batch(batch, within_s=0.05)
+        keys = caught.value.facts["dedupe_keys"]
+        assert keys[0] == "b-1" and len(set(keys)) == 2
 
 
 async def test_a_hub_that_starts_is_waited_for() -> None:
@@ -327,7 +348,9 @@ async def test_closing_fails_what_waits() -> None:
         got = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(one) for one in got] == [HubUnreachable] * 3
         facts = [getattr(one, "facts", {}) for one in got]
-        assert facts == [{"dedupe_key": stage.came[0]["dedupe_key"]}, {}, {}]
+        assert facts[0]["dedupe_key"] == stage.came[0]["dedupe_key"]
+        assert len({one["dedupe_key"] for one in facts}) == 3
+        assert ["not known" in str(one) for one in got] == [True, False, False]
         await client.aclose()
         # As with HTTP, a client that is used again opens anew.
         assert (await client.publish("public.a", 9)).seq == 1

@@ -6,7 +6,14 @@ import re
 
 import pytest
 
-from clawnet.core.errors import ERRORS, ClawError, DedupeConflict, RateLimited
+from clawnet.core.errors import (
+    ERRORS,
+    ClawError,
+    DedupeConflict,
+    DiskFull,
+    RateLimited,
+    Unavailable,
+)
 
 CODES = {error.code for error in ERRORS}
 
@@ -55,6 +62,12 @@ def test_what_is_retryable_is_an_error_of_the_moment() -> None:
 )
 def test_codes_and_statuses_that_clients_know(code: str, status: int) -> None:
     assert [error.status for error in ERRORS if error.code == code] == [status]
+
+
+def test_a_hub_that_cannot_now_advises_readers_too() -> None:
+    for error in (RateLimited, Unavailable, DiskFull):
+        # Most requests have no dedupe key: advice that names one says which requests it is for.
+        assert "again" in error.next and "a publish with the same dedupe key" in error.next
 
 
 def test_facts_and_the_time_to_wait_are_members() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
+from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import clawnet
 from clawnet.core.callers import HUB, Caller
 from clawnet.core.channels import matches, parse
 from clawnet.core.errors import Forbidden, Unauthenticated
@@ -20,7 +24,10 @@ from clawnet.core.rights import (
     Verb,
     classify,
     decide,
+    is_own_word,
+    may_read_event,
     require,
+    uncovered,
 )
 
 
@@ -259,6 +266,67 @@ def test_the_advice_for_an_undeclared_name_is_not_to_ask_for_a_grant(
         assert advice in refused.value.next and "grant" not in refused.value.next
 
 
+@pytest.mark.parametrize(
+    ("caller", "verb", "channel", "advice"),
+    [
+        (BOB, Verb.READ, "agent.ada.diary", "claw grant YOU CHANNEL"),
+        (BOB, Verb.READ, "agent.ada.inbox", "Only its owner reads an inbox; claw inbox"),
+        (BOB, Verb.PUBLISH, "agent.ada.diary", "agent.bob.<topic>"),
+        (BOB, Verb.PUBLISH, "agent.ada.public.news", "claw pub agent.ada.inbox"),
+        (BOB, Verb.PUBLISH, "agent.nemo.inbox", "claw account list"),
+        (BOB, Verb.PUBLISH, "dm.bob.nemo", "claw account list"),
+        (ADA, Verb.PUBLISH, "agent.bob.inbox", "claw unblock ada"),
+        (EYE, Verb.PUBLISH, "dm.ada.bob", "inbox of either"),
+        (BOB, Verb.READ, "dm.ada.eye", "inbox of either"),
+        (BOB, Verb.PUBLISH, "room.team", "claw grant bob room.team --verb publish, by a master"),
+        (BOB, Verb.READ, "room.team", "claw grant bob room.team, by a master"),
+        (BOB, Verb.READ, "system.accounts", "No grant opens"),
+        (BOSS, Verb.PUBLISH, "system.accounts", "public.<topic>"),
+        (BOB, Verb.READ, "free:x", "channels.namespaces"),
+        (BOB, Verb.READ, "team:x", "claw grant bob team:x, by a master"),
+    ],
+)
+def test_each_refusal_says_what_leads_out_of_it(
+    caller: Caller, verb: Verb, channel: str, advice: str
+) -> None:
+    facts = Facts()
+    facts.blocked.add(("bob", "ada"))
+    facts.namespaces["team"] = Namespace()
+    with pytest.raises(Forbidden) as refused:
+        require(caller, verb, parse(channel), facts)
+    assert advice in refused.value.next
+    granted = Facts()
+    granted.blocked, granted.namespaces = facts.blocked, facts.namespaces
+    granted.grants = {(caller.account or "", channel, one): 0 for one in ("read", "publish")}
+    helps = isinstance(decide(caller, verb, parse(channel), granted), Allowed)
+    assert ("claw grant" in refused.value.next) is helps
+
+
+@pytest.mark.parametrize(
+    ("caller", "pattern", "kind", "advice"),
+    [
+        (BOB, "agent.ada.inbox", Forbidden, "Only its owner reads an inbox"),
+        (Caller(account="bob", scopes=frozenset()), "public.>", Forbidden, "--scope events:read"),
+        (NOBODY, "public.>", Forbidden, "exact names"),
+    ],
+)
+def test_a_pattern_that_covers_nothing_says_why(
+    caller: Caller, pattern: str, kind: type[Forbidden], advice: str
+) -> None:
+    assert classify(caller, pattern) is Coverage.NONE
+    refusal = uncovered(caller, pattern)
+    assert isinstance(refusal, kind) and advice in refusal.next
+    assert refusal.facts == {"channel": pattern}
+
+
+def test_whoever_refuses_says_what_to_do_in_this_case() -> None:
+    for path in sorted(Path(clawnet.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Forbidden":
+                names = {keyword.arg for keyword in node.keywords}
+                assert "next" in names, f"{path.name}:{node.lineno}"
+
+
 def test_a_missing_scope_is_named_with_the_command_that_gives_it() -> None:
     reader = Caller(account="ada", scopes=frozenset({"events:read"}))
     with pytest.raises(Forbidden) as refused:
@@ -275,3 +343,51 @@ def test_who_publishes_without_a_token_is_told_to_get_one() -> None:
 def test_a_direct_message_needs_two_living_accounts() -> None:
     with pytest.raises(Forbidden, match="There is no account gone"):
         require(BOB, Verb.PUBLISH, parse("dm.bob.gone"), Facts())
+
+
+# --- one's own words --------------------------------------------------------------------------
+
+
+def said(by: str, channel: str, *, world: str = "main", more: str = "") -> bytes:
+    return (
+        f'{{"seq":7,"channel":"{channel}","offset":2,"epoch":"e.1","id":"evt_1","ts":"t",'
+        f'"type":"x.message","version":"1.0.0","source":"agent",'
+        f'"actor":{{"id":"{by}","handle":"ada"}},"world":"{world}"{more},'
+        f'"data":{{"actor":{{"id":"bob"}},"world":"main"}}}}'
+    ).encode()
+
+
+IMPORTED = ',"imported":{"id":"evt_0","ts":"t","epoch":"f.1","seq":1,"by":"ada"}'
+
+
+def test_ones_own_word_is_the_tokens_own_account_heard_by_this_hub() -> None:
+    mine = partial(is_own_word, actor_id="ada", world="main", is_imported=False)
+    assert mine(ADA)
+    assert mine(Caller(account="ada", scopes=frozenset({"events:read"})))
+    for other in (BOB, EYE, BOSS, NOBODY, HUB, Caller(account="ada", world="other")):
+        assert not mine(other)
+    assert not mine(Caller(account="ada", scopes=frozenset({"events:write"})))
+    assert not is_own_word(ADA, actor_id="ada", world="main", is_imported=True)
+    assert not is_own_word(ADA, actor_id="ada", world="other", is_imported=False)
+    assert not is_own_word(HUB, actor_id="hub", world="main", is_imported=False)
+    assert not is_own_word(NOBODY, actor_id="None", world="main", is_imported=False)
+
+
+@pytest.mark.parametrize("channel", ["agent.bob.inbox", "room.r", "undeclared:x", "free:x"])
+def test_an_event_is_read_by_who_said_it_wherever_it_stands(channel: str) -> None:
+    assert may_read_event(ADA, said("ada", channel), Facts())
+    assert not may_read_event(ADA, said("ada", channel, more=IMPORTED), Facts())
+    assert not may_read_event(ADA, said("adam", channel), Facts())
+    assert not may_read_event(BOSS, said("ada", channel), Facts())
+    assert not may_read_event(NOBODY, said("ada", channel), Facts())
+    # What the sender wrote into the data is nobody's word on who spoke.
+    assert may_read_event(BOB, said("ada", channel), Facts()) is (channel == "agent.bob.inbox")
+
+
+def test_what_a_grant_does_not_open_is_read_only_by_who_said_it() -> None:
+    facts = Facts()
+    facts.grants["ada", "room.r", "read"] = facts.grants["bob", "room.r", "read"] = 3
+    assert may_read_event(ADA, said("ada", "room.r"), facts)
+    assert not may_read_event(BOB, said("ada", "room.r"), facts)
+    facts.grants["bob", "room.r", "read"] = 2
+    assert may_read_event(BOB, said("ada", "room.r"), facts)

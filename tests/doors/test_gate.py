@@ -28,7 +28,7 @@ def head(
     "host", ["127.0.0.1", "127.0.0.1:8080", "localhost:1", "LOCALHOST", "[::1]:80", "hub.localhost"]
 )
 def test_a_loopback_hub_answers_to_loopback_names(host: str) -> None:
-    assert admit(head(host=host), LOOPBACK) == Admitted(client="127.0.0.1", is_local=True)
+    assert admit(head(host=host), LOOPBACK)[:2] == ("127.0.0.1", True)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,27 @@ def test_a_loopback_hub_refuses_foreign_hosts(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["", "a b", "a@b", "host:port", "[::1", "[evil]", "a:99999", "a/b", "a:", "\xe9.org"]
+    "host",
+    [
+        "",
+        "a b",
+        "a@b",
+        "host:port",
+        "[::1",
+        "[evil]",
+        "a:99999",
+        "a/b",
+        "a:",
+        "\xe9.org",
+        'a"b',
+        "<b>",
+        "a'b",
+        "a%20b",
+        "a{b}",
+        "a" * 254,
+        "[fe80::1%eth0]",
+        '[::1%"><b>]',
+    ],
 )
 def test_an_unreadable_host_is_refused(host: str) -> None:
     with pytest.raises(BadRequest):
@@ -78,7 +98,9 @@ def test_nothing_is_local_behind_a_proxy() -> None:
 
 def test_an_allowed_host_is_admitted_but_not_local() -> None:
     gate = Gate(GateSettings(allowed_hosts=("hub.example",)))
-    assert admit(head(host="hub.example:8080"), gate) == Admitted("127.0.0.1", is_local=False)
+    assert admit(head(host="hub.example:8080"), gate) == Admitted(
+        "127.0.0.1", is_local=False, host="hub.example", port=8080
+    )
 
 
 def test_allowed_hosts_bind_an_open_hub_too() -> None:
@@ -178,6 +200,78 @@ def test_a_trusted_proxy_names_the_host_that_the_origin_is_compared_with() -> No
         admit(head(origin, forwarded, peer="203.0.113.9", is_upgrade=True, host="inner"), PROXIED)
 
 
+def from_proxy(*headers: tuple[str, str], peer: str = "10.0.0.2", host: str = "inner") -> Head:
+    return head(*headers, peer=peer, host=host)
+
+
+@pytest.mark.parametrize("peer", ["10.0.0.2", "127.0.0.1", "::ffff:10.0.0.2"])
+def test_a_trusted_proxy_tells_host_port_and_scheme(peer: str) -> None:
+    headers = (
+        ("x-forwarded-for", "203.0.113.9"),
+        ("x-forwarded-host", "hub.example:8443"),
+        ("x-forwarded-proto", "https"),
+    )
+    admitted = admit(from_proxy(*headers, peer=peer), PROXIED)
+    assert admitted == Admitted("203.0.113.9", False, "hub.example", 8443, "https")
+
+
+@pytest.mark.parametrize("peer", ["203.0.113.9", "11.0.0.1", "2001:db8::1", "::1"])
+def test_from_anybody_else_all_of_it_is_only_a_sign_of_distance(peer: str) -> None:
+    headers = (
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-forwarded-host", "localhost"),
+        ("x-forwarded-proto", "https"),
+        ("forwarded", "for=127.0.0.1;host=localhost;proto=https"),
+    )
+    admitted = admit(from_proxy(*headers, peer=peer, host="hub.example"), PROXIED)
+    assert admitted == Admitted(peer, False, "hub.example", None, None)
+
+
+def test_the_forwarded_header_is_never_believed() -> None:
+    # A proxy that speaks X-Forwarded-* passes on whatever its client wrote here.
+    forged = ("forwarded", "for=127.0.0.1;host=evil.example;proto=https")
+    admitted = admit(from_proxy(forged, host="hub.example"), PROXIED)
+    assert admitted == Admitted("10.0.0.2", False, "hub.example", None, None)
+
+
+def test_of_several_proxies_each_adds_what_it_saw() -> None:
+    gate = Gate(GateSettings(behind_proxy=("10.0.0.0/8", "2001:db8:1::/48")))
+    for forwarded, client in (
+        ("127.0.0.1, 203.0.113.9, 2001:db8:1::7, 10.9.9.9", "203.0.113.9"),
+        ("127.0.0.1, [2001:db8:2::1]:99, [2001:db8:1::7]:80", "2001:db8:2::1"),
+        ("10.1.1.1, 2001:db8:1::7", "10.1.1.1"),
+        ("203.0.113.9, fe80::1%<b>, 10.9.9.9", "10.9.9.9"),
+    ):
+        assert admit(from_proxy(("x-forwarded-for", forwarded)), gate).client == client
+    # Two headers are one list.
+    two = (("x-forwarded-for", "127.0.0.1"), ("x-forwarded-for", "203.0.113.9"))
+    assert admit(from_proxy(*two), gate).client == "203.0.113.9"
+    v6 = from_proxy(("x-forwarded-for", "203.0.113.9"), peer="2001:db8:1::7")
+    assert admit(v6, gate).client == "203.0.113.9"
+
+
+@pytest.mark.parametrize(
+    ("proto", "scheme"),
+    [("https", "https"), ("http, HTTPS ", "https"), ("https, http", "http"), ("ftp", None),
+     ('https"><b>', None), ("", None), ("https,", None)],
+)  # fmt: skip
+def test_the_nearest_proxys_scheme_counts_if_it_is_one(proto: str, scheme: str | None) -> None:
+    assert admit(from_proxy(("x-forwarded-proto", proto)), PROXIED).scheme == scheme
+
+
+@pytest.mark.parametrize("host", ["", "a b", '"><b>', "evil.example, ", "a:99999"])
+def test_a_malformed_forwarded_host_is_refused(host: str) -> None:
+    with pytest.raises(BadRequest):
+        admit(from_proxy(("x-forwarded-host", host)), PROXIED)
+
+
+def test_allowed_hosts_hold_for_what_a_proxy_names() -> None:
+    gate = Gate(GateSettings(behind_proxy=("10.0.0.0/8",), allowed_hosts=("hub.example",)))
+    assert admit(from_proxy(("x-forwarded-host", "hub.example")), gate)
+    with pytest.raises(Forbidden):
+        admit(from_proxy(("x-forwarded-host", "evil.example"), host="hub.example"), gate)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -195,7 +289,8 @@ def test_bad_settings_are_told(settings: GateSettings) -> None:
     headers=st.lists(
         st.tuples(
             st.sampled_from(
-                [b"host", b"origin", b"x-forwarded-for", b"x-forwarded-host", b"sec-fetch-site"]
+                b"host origin sec-fetch-site x-forwarded-for x-forwarded-host "
+                b"x-forwarded-proto".split()
             ),
             st.binary(max_size=40),
         ),

@@ -7,6 +7,7 @@ import pytest
 
 from clawnet.core.units import Put, Unit
 from clawnet.engines.memory import MemoryEngine
+from clawnet.testing.chain_suite import ChainSuite, TrimSuite
 from clawnet.testing.clocks import FakeClock, FakeRandomness
 from clawnet.testing.drafts import WORLD, publish
 from clawnet.testing.log_suite import LogSuite, StateSuite, committed, stored
@@ -37,6 +38,14 @@ def storage(tmp_path: Path) -> Iterator[MemoryStorage]:
 
 
 class TestMemoryLog(LogSuite):
+    pass
+
+
+class TestMemoryChains(ChainSuite):
+    pass
+
+
+class TestMemoryTrims(TrimSuite):
     pass
 
 

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 from clawnet.core.errors import ClawError
 from clawnet.core.events import place_of
 from clawnet.core.ids import salt_of
+from clawnet.core.trace import correlation_key, trace_key
 from clawnet.core.units import Delete, Put, Unit
 from clawnet.engines.memory import MemoryEngine
 from clawnet.engines.sqlite import SqliteEngine, restore
@@ -26,8 +27,19 @@ from clawnet.testing.drafts import WORLD, draft
 from clawnet.testing.log_suite import read_all
 
 CHANNELS = ("room.a", "room.b", "room.c")
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TYPES = ("x.message", "chat.message")
 WORLDS = (WORLD, "other")
+
+RULES = (
+    lambda channel, kind: kind != TYPES[1],
+    lambda channel, kind: channel == "room.a",
+    lambda channel, kind: (channel, kind) == ("room.b", TYPES[0]),
+    lambda channel, kind: True,
+)
+CORRELATIONS = ("c1", "c2", TRACE_ID)
+TRACES = (f"00-{TRACE_ID}-00f067aa0ba902b7-01", f"00-{'5' * 32}-00f067aa0ba902b7-00")
+CHAINS = (*map(correlation_key, CORRELATIONS), trace_key(TRACE_ID), trace_key("5" * 32))
 
 channels = st.sampled_from(CHANNELS)
 worlds = st.sampled_from((WORLD, WORLD, WORLD, "other"))
@@ -40,6 +52,8 @@ drafts = st.builds(
     key=st.none() | st.sampled_from(("k1", "k2", "k3")),
     type=st.sampled_from(TYPES),
     world=worlds,
+    correlation_id=st.none() | st.sampled_from(CORRELATIONS),
+    traceparent=st.none() | st.sampled_from(TRACES),
     ts_ms=st.none() | st.integers(1_700_000_000_000, 1_900_000_000_000),
 )
 changes = st.one_of(
@@ -89,11 +103,35 @@ class EnginesAgree(RuleBasedStateMachine):
     def commit_many(self, count: int, channel: str) -> None:
         self._both("commit", [Unit(drafts=(draft(channel, str(i)),)) for i in range(count)])
 
-    @rule(share=st.floats(0, 1), keep=st.sampled_from((frozenset(), frozenset({TYPES[1]}))))
-    def trim_by_age(self, share: float, keep: frozenset[str]) -> None:
+    @rule(share=st.floats(0, 1))
+    def trim_by_age(self, share: float) -> None:
         seq = round(self.sqlite.last_seq * share)
         for _ in range(2):
-            self._both("trim_before", seq, keep_types=keep)
+            self._both("trim_before", seq)
+
+    @rule(share=st.floats(0, 1), start=st.floats(0, 1), is_due=st.sampled_from(RULES))
+    def trim_by_rule(self, share: float, start: float, is_due) -> None:
+        seq = round(self.sqlite.last_seq * share)
+        self._both("trim_due", seq, after_seq=round(seq * start), is_due=is_due)
+
+    @rule(
+        channel=channels,
+        world=worlds,
+        keep=st.integers(0, 10),
+        before=st.none() | st.integers(1, 80),
+        above=st.integers(0, 40),
+        is_due=st.sampled_from(RULES),
+    )
+    def trim_by_count_and_rule(self, channel, world, keep, before, above, is_due) -> None:
+        self._both(
+            "trim_channel_due",
+            world,
+            channel,
+            is_due=is_due,
+            keep=keep,
+            before=before,
+            above=above,
+        )
 
     @rule(channel=channels, world=worlds, keep=st.integers(0, 20))
     def trim_by_count(self, channel: str, world: str, keep: int) -> None:
@@ -238,6 +276,28 @@ class EnginesAgree(RuleBasedStateMachine):
         assert chunks[0].body == chunks[1].body
         if chunks[0].seq == chunks[1].seq:
             assert chunks[0] == chunks[1]
+
+    @rule(
+        key=st.sampled_from(CHAINS),
+        world=worlds,
+        share=st.floats(0, 1),
+        limit=limits,
+        size=sizes,
+    )
+    def read_chain(self, key, world, share, limit, size) -> None:
+        after = round(self.sqlite.last_seq * share)
+
+        def chain(engine):
+            return lambda place: engine.correlated(
+                world, key, after_seq=place, limit=limit, max_bytes=size
+            )
+
+        chunks, wholes = [], []
+        for engine in (self.sqlite, self.model):
+            chunks.append(engine.correlated(world, key, after_seq=after, limit=limit))
+            wholes.append(read_all(chain(engine), start=0, by_seq=True))
+        assert chunks[0] == chunks[1]
+        assert wholes[0] == wholes[1]
 
     @rule(share=st.floats(0, 1))
     def look_up(self, share: float) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from clawnet.engines.sqlite import SqliteEngine
+from clawnet.testing.chain_suite import ChainSuite, TrimSuite
 from clawnet.testing.log_suite import LogSuite, StateSuite
 from tests.engines.sqlite_storage import SqliteStorage
 
@@ -17,8 +18,14 @@ def storage(tmp_path: Path) -> Iterator[SqliteStorage]:
     storage.close()
 
 
-class TestSqliteLog(LogSuite):
-    pass
+class EngineSuite(LogSuite, ChainSuite, TrimSuite):
+    """All promises of the log."""
+
+    __test__ = False
+
+
+class TestSqliteLog(EngineSuite):
+    __test__ = True
 
 
 class TestSqliteState(StateSuite):
@@ -34,7 +41,9 @@ class IndexedEngine(SqliteEngine):
         return outcomes
 
 
-class TestSqliteLogWhenIndexed(LogSuite):
+class TestSqliteLogWhenIndexed(EngineSuite):
+    __test__ = True
+
     @pytest.fixture
     def storage(self, tmp_path):
         storage = SqliteStorage(tmp_path, kind=IndexedEngine)
@@ -57,7 +66,9 @@ class ScanningEngine(SqliteEngine):
         return outcomes
 
 
-class TestSqliteLogWithoutIndex(LogSuite):
+class TestSqliteLogWithoutIndex(EngineSuite):
+    __test__ = True
+
     @pytest.fixture
     def storage(self, tmp_path):
         storage = SqliteStorage(tmp_path, kind=ScanningEngine)

@@ -8,6 +8,7 @@ import pytest
 
 from clawnet.core.errors import DedupeConflict, Unavailable
 from clawnet.core.events import Existing
+from clawnet.core.trace import chain_keys, correlation_key, trace_key
 from clawnet.core.units import Committed, Unit
 from clawnet.engines.sqlite import engine as engine_module
 from clawnet.engines.sqlite import indexer as indexer_module
@@ -229,8 +230,9 @@ def test_an_error_that_nobody_thought_of_does_not_end_the_indexer(storage, monke
     events += stored(engine, publish(ROOMS[0], "500", key="k500"))
     engine._indexer._enough.set()
     assert failed.wait(10)
-    assert not engine.settle(timeout_s=0.05)
-    assert engine._indexer._is_failing
+    with engine._indexer._progress:
+        assert engine._indexer._progress.wait_for(lambda: engine._indexer._is_failing, timeout=10)
+    assert not engine.settle(timeout_s=0)
     monkeypatch.setattr(engine._index, "fill", fill_index)
     assert engine.settle(timeout_s=10)
     assert_whole(engine, events)
@@ -282,3 +284,87 @@ def test_dedupe_survives_a_collision_of_the_indexed_half(storage):
     assert engine.settle()
     again, other = committed(engine, Unit(drafts=(two,)), Unit(drafts=(one,)))
     assert (again.events[0].seq, other.events[0].seq) == (second.seq, first.seq)
+
+
+def chained(n):
+    """An event of one chain by correlation id, of another by trace, or of none, in turn."""
+    return (
+        draft(ROOMS[n % 10], str(n)),
+        draft(ROOMS[n % 10], str(n), correlation_id=f"c{n % 5}"),
+        draft(ROOMS[n % 10], str(n), traceparent=f"00-{n % 7 + 1:032x}-00f067aa0ba902b7-01"),
+    )[n % 3]
+
+
+def fill_chained(engine, count=900):
+    return stored(engine, *[Unit(drafts=(chained(n),)) for n in range(count)])
+
+
+def assert_chains(engine, events):
+    keys = {correlation_key(f"c{n}") for n in range(5)} | {
+        trace_key(f"{n + 1:032x}") for n in range(7)
+    }
+    found = 0
+    for key in keys:
+        at = {n for n in range(900) if key in chain_keys(chained(n))}
+        wanted = texts([event for event in events if event.seq - 1 in at])
+        assert lines(engine.correlated(WORLD, key)) == wanted
+        found += len(wanted)
+    return found
+
+
+def test_an_index_of_before_there_were_chains_is_made_anew(storage):
+    """What version 1 was: all but by_key, over this very log."""
+    events = fill_chained(storage.open())
+    storage.close()
+    connection = apsw.Connection(str(storage.folder / "index.db"))
+    connection.execute("DROP TABLE by_key")
+    connection.pragma("user_version", 1)
+    connection.close()
+    engine = storage.open()
+    assert assert_chains(engine, events) == 600
+    assert engine.settle()
+    assert engine._index.indexed_seq == 900
+    engine._tail.clear(900)
+    assert assert_chains(engine, events) == 600
+
+
+def test_an_index_without_its_chains_is_not_believed(storage):
+    events = fill_chained(storage.open())
+    storage.close()
+    connection = apsw.Connection(str(storage.folder / "index.db"))
+    connection.execute("DROP TABLE by_key")
+    connection.close()
+    assert assert_chains(storage.open(), events) == 600
+
+
+def test_only_events_with_a_key_are_in_the_index_of_chains(storage):
+    fill_chained(storage.open())
+    storage.close()
+    connection = apsw.Connection(str(storage.folder / "index.db"))
+    assert connection.execute("SELECT count(*) FROM by_key").get == 600
+    assert connection.execute("SELECT count(*) FROM by_channel").get == 900
+    connection.close()
+
+
+def test_chains_are_found_while_there_is_no_index(storage):
+    engine = storage.open()
+    events = fill_chained(engine)
+    with engine._lock:
+        engine._tail.clear(engine.last_seq)
+    engine._readers.renew(is_indexed=False)
+    assert assert_chains(engine, events) == 600
+
+
+def test_trimmed_events_leave_the_index_of_chains(storage, monkeypatch):
+    monkeypatch.setattr(indexer_module, "SWEEP_MIN_EVENTS", 1)
+    monkeypatch.setattr("clawnet.engines.sqlite.index.SWEEP_ROWS", 100)
+    engine = storage.open()
+    events = fill_chained(engine)
+    assert engine.settle()
+    assert trimmed(lambda: engine.trim_before(600)) == 600
+    assert assert_chains(engine, events[600:]) == 200
+    assert engine.settle()
+    engine.close()
+    connection = apsw.Connection(str(storage.folder / "index.db"))
+    assert connection.execute("SELECT count(*) FROM by_key").get == 200
+    connection.close()

@@ -94,7 +94,8 @@ class Load:
             gone = {seq for seq in retained if seq <= bound}
             gone -= {seq for seq in gone if self.ledger.drafts[seq].type in KEPT}
             self._enter(Trimming(frozenset(gone)))
-            removed = engine.trim_before(bound, keep_types=KEPT)
+            piece = engine.trim_due(bound, after_seq=0, is_due=lambda _, kind: kind not in KEPT)
+            removed = piece.removed
         else:
             world, name = self._random.choice(PLACES)
             keep = self._random.choice((1, 5, 50))

@@ -32,7 +32,7 @@ from clawnet.core.errors import (
     NotFound,
     Unauthenticated,
 )
-from clawnet.hub.directory import fold
+from clawnet.core.handles import fold
 from clawnet.hub.tokens import bootstrap_admin
 from clawnet.testing.hubs import HubRig, event
 
@@ -110,7 +110,8 @@ async def test_an_id_is_folded_kept_as_spelled_and_never_given_twice(
     await rig.restart()
     with pytest.raises(Conflict):
         await rig.hub.call(CreateAccount(id="zoe-1", handle="other"), caller=master)
-    # Its handle is free again, its id is nobody's handle.
+    # Its handle is free again after a while, its id is nobody's handle ever.
+    rig.clock.advance(31 * 86_400)
     with pytest.raises(Conflict):
         await rig.hub.call(CreateAccount(id="zoe-2", handle="ZOE-1"), caller=master)
     await rig.hub.call(CreateAccount(id="zoe-2", handle="Zee"), caller=master)
@@ -164,6 +165,12 @@ async def test_what_does_not_exist_is_not_found(rig: HubRig, ada: Caller, master
     for call, caller in calls:
         with pytest.raises(NotFound):
             await rig.hub.call(call, caller=caller)
+
+
+async def test_nobody_blocks_itself(rig: HubRig, ada: Caller) -> None:
+    with pytest.raises(BadRequest):
+        await rig.hub.call(Block(account="ada"), caller=ada)
+    assert rig.hub.directory.blocks_of("main", "ada") == []
 
 
 async def test_nobody_deletes_the_admin_or_themselves_or_takes_its_role(
@@ -220,11 +227,14 @@ async def test_a_new_handle_is_in_what_is_said_from_then_on(
     assert {f.event["actor"]["id"] for f in outlet.frames} == {"ada"}
 
 
-async def test_a_handle_given_up_is_free_and_the_new_one_is_taken(
+async def test_a_handle_given_up_is_free_after_a_while_and_the_new_one_is_taken(
     rig: HubRig, ada: Caller, bob: Caller
 ) -> None:
     await rig.hub.call(UpdateAccount(id="ada", handle="Countess"), caller=ada)
     await rig.hub.call(UpdateAccount(id="ada", handle="Duchess"), caller=ada)
+    with pytest.raises(Conflict):
+        await rig.hub.call(UpdateAccount(id="bob", handle="Countess"), caller=bob)
+    rig.clock.advance(31 * 86_400)
     await rig.hub.call(UpdateAccount(id="bob", handle="Countess"), caller=bob)
     with pytest.raises(Conflict):
         await rig.hub.call(UpdateAccount(id="ada", handle="COUNTESS"), caller=ada)

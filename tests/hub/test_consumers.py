@@ -364,6 +364,41 @@ async def test_a_waiting_fetch_ends_with_its_token(rig: HubRig, ada: Caller) -> 
     assert isinstance(fetching.exception(), Unauthenticated)
 
 
+async def test_rights_of_others_wake_no_fetch(
+    rig: HubRig, ada: Caller, bob: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create(rig, ada, "public.a")
+    looked: list[str] = []
+    take = rig.hub.consumers._take
+
+    async def noted(consumer: Any, caller: Caller, limit: int) -> list[Delivery]:
+        looked.append(consumer.account)
+        return await take(consumer, caller, limit)
+
+    monkeypatch.setattr(rig.hub.consumers, "_take", noted)
+    fetching = asyncio.ensure_future(fetch(rig, ada, wait_s=60))
+    await rig.settle()
+    looked.clear()
+    token = await rig.caller("bob")
+    await rig.hub.call(RevokeToken(id=token.token_id or ""), caller=HUB)
+    await rig.settle()
+    assert looked == []
+    own = await rig.caller("ada")
+    await rig.hub.call(RevokeToken(id=own.token_id or ""), caller=HUB)
+    await rig.settle()
+    assert looked == ["ada"]
+    assert not fetching.done()
+    await fetching
+
+
+async def test_a_waiting_fetch_ends_when_its_token_expires(rig: HubRig, ada: Caller) -> None:
+    await create(rig, ada, "public.a")
+    short = await rig.caller("ada", expires_in_s=10)
+    fetching = asyncio.ensure_future(fetch(rig, short, wait_s=60))
+    await rig.clock.pass_time(10.1)
+    assert isinstance(fetching.exception(), Unauthenticated)
+
+
 async def test_an_ack_makes_room_for_a_waiting_fetch(rig: HubRig, ada: Caller) -> None:
     await create(rig, ada)
     await rig.fill(ada, "public.a", IN_FLIGHT_MAX + 1)

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from clawnet.core.callers import Caller
+from clawnet.core.calls.accounts import CreateAccount, DeleteAccount, UpdateAccount
 from clawnet.core.calls.consumers import Ack, CreateConsumer, DeliveryName, Fetch
 from clawnet.core.calls.grants import Grant, Revoke
 from clawnet.core.calls.reading import ReadHistory
 from clawnet.core.calls.tokens import RevokeToken
 from clawnet.core.cursors import AfterOffset, Cursor
-from clawnet.core.errors import DedupeConflict, Forbidden, Unauthenticated
+from clawnet.core.errors import Conflict, DedupeConflict, Forbidden, Unauthenticated
 from clawnet.engines.sqlite.engine import SqliteEngine
 from clawnet.hub.lanes import Lane
 from clawnet.hub.settings import HubSettings, LimitSettings
@@ -199,3 +200,18 @@ async def test_a_revoked_token_publishes_nothing_after_its_revoke(tmp_path: Path
         assert rig.engine.channel("main", "public.a").last == last
         stop.set()
         await flooding
+
+
+async def test_names_that_were_given_or_given_up_stay_so_after_a_kill(tmp_path: Path) -> None:
+    async with started(tmp_path, is_killed=True) as rig:
+        boss = await rig.account("boss", role="master")
+        await rig.hub.call(CreateAccount(id="zoe", handle="Zoë"), caller=boss)
+        await rig.hub.call(UpdateAccount(id="zoe", handle="Zee"), caller=boss)
+        await rig.hub.call(DeleteAccount(id="zoe"), caller=boss)
+    async with started(tmp_path, 2) as rig:
+        boss = await rig.caller("boss")
+        for new, handle in (("zoe", "x"), ("x", "zoe"), ("x", "ZOË"), ("x", "Zee"), ("z0e", "x")):
+            with pytest.raises(Conflict):
+                await rig.hub.call(CreateAccount(id=new, handle=handle), caller=boss)
+        rig.clock.advance(31 * 86_400)
+        await rig.hub.call(CreateAccount(id="x", handle="Zee"), caller=boss)

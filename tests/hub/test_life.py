@@ -23,8 +23,10 @@ from clawnet.core.errors import (
     Unauthenticated,
     Unavailable,
 )
+from clawnet.core.events import Stored
 from clawnet.core.live import End
 from clawnet.engines.memory import MemoryEngine
+from clawnet.hub.features import Feature
 from clawnet.hub.lanes import Lane
 from clawnet.testing.clocks import FakeRandomness
 from clawnet.testing.hubs import HubRig, event, make_hub
@@ -37,6 +39,33 @@ async def test_before_its_start_a_hub_refuses(rig: HubRig, ada: Caller) -> None:
         await hub.publish_wait(ada, event("public.a"))
     with pytest.raises(Unavailable):
         await hub.call(ReadHistory(channel="public.a"), caller=ada)
+
+
+class Follower(Feature):
+    """A feature that only follows what is stored, and may fail at it."""
+
+    def __init__(self, *, is_faulty: bool) -> None:
+        self.is_faulty = is_faulty
+        self.seen: list[str] = []
+
+    def stored(self, stored: list[Stored]) -> None:
+        self.seen += [one.channel for one in stored]
+        if self.is_faulty:
+            raise RuntimeError("a defect")
+
+
+async def test_a_features_defect_keeps_what_is_stored_from_no_other(
+    rig: HubRig, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = Follower(is_faulty=True), Follower(is_faulty=False)
+    rig.hub._features += both
+    ada = await rig.account("ada")
+    for follower in both:
+        follower.seen.clear()
+    assert (await rig.publish(ada, "public.a")).offset == 1
+    assert (await rig.publish(ada, "public.a")).offset == 2
+    assert [follower.seen for follower in both] == [["public.a"] * 2] * 2
+    assert "failed to follow" in caplog.text
 
 
 async def test_a_stop_answers_delivers_and_then_closes(rig: HubRig, ada: Caller) -> None:
@@ -245,6 +274,31 @@ async def test_a_full_disk_does_not_keep_the_hub_from_closing(rig: HubRig, ada: 
     await rig.hub.close()
     assert rig.engine.closed == 1
     rig.engine.is_full = False
+    await rig.restart()
+
+
+@pytest.mark.parametrize("error", [DiskFull("No."), ValueError("a defect")], ids=repr)
+async def test_a_flush_that_fails_skips_no_other(rig: HubRig, error: Exception) -> None:
+    class Failing(Feature):
+        async def flush(self) -> None:
+            raise error
+
+    class Flushed(Feature):
+        times = 0
+
+        async def flush(self) -> None:
+            self.times += 1
+
+    behind = Flushed()
+    rig.hub._features[:0] = [Failing(), Feature()]
+    rig.hub._features.append(behind)
+    rig.clock.advance(3_600)
+    trusted_ms = rig.hub.retention.now_ms()
+    await rig.hub.close()
+    assert (behind.times, rig.engine.closed) == (1, 1)
+    # The trusted time, which comes last, is stored as well.
+    [entry] = rig.engine.real.scan("clock")
+    assert int(entry.value) == trusted_ms
     await rig.restart()
 
 

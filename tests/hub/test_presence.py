@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from clawnet.core.callers import Caller
 from clawnet.core.calls.presence import ReadPresence
 from clawnet.core.errors import BadRequest, Forbidden, Unauthenticated
+from clawnet.hub import presence
 from clawnet.testing.hubs import HubRig, session_of
 from clawnet.testing.outlets import RecordingOutlet
 
@@ -142,3 +144,129 @@ async def test_a_full_disk_costs_an_event_and_not_the_hub(
     assert changes(watcher) == []
     assert await online(rig, ada) == ["ada", "eye"]
     await rig.publish(ada, "public.a", 1)
+
+
+async def test_when_who_was_seen_is_forgotten_with_its_account_and_no_sooner(
+    rig: HubRig, ada: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "TIMES_SLACK", 10)
+    known = rig.hub.presence
+    session_of(rig.connect(ada)).close()
+    known.visited("main", "ada")
+    seen_ms, visited_ms = known.last_seen_ms("main", "ada"), known.last_visit_ms("main", "ada")
+    assert seen_ms is not None and visited_ms is not None
+    rig.clock.advance(60)
+    for n in range(1_000):
+        # As accounts that were deleted: these are none (any more).
+        known.connected("main", f"gone{n}")
+        known.disconnected("main", f"gone{n}")
+        known.visited("main", f"gone{n}")
+    assert len(known._seen) <= 30 and len(known._visits) <= 30
+    assert known.last_seen_ms("main", "ada") == seen_ms
+    assert known.last_visit_ms("main", "ada") == visited_ms
+    for n in range(100):
+        other = await rig.account(f"living{n}")
+        known.visited("main", str(other.account))
+    assert all(known.last_visit_ms("main", f"living{n}") for n in range(100))
+
+
+# --- idle --------------------------------------------------------------------
+
+IDLE_S = 300.0
+
+
+async def present(rig: HubRig, caller: Caller) -> dict[str, str]:
+    found = await rig.hub.call(ReadPresence(), caller=caller)
+    return {info.account: info.status for info in found.accounts}
+
+
+@pytest.fixture
+async def asleep(rig: HubRig, watcher: RecordingOutlet, ada: Caller) -> RecordingOutlet:
+    """ada is connected and has done nothing for long; what she is told by."""
+    outlet = rig.connect(ada, "public.a")
+    await rig.clock.pass_time(2)
+    rig.clock.advance(IDLE_S)
+    await rig.clock.pass_time(2)
+    return outlet
+
+
+async def test_who_does_nothing_is_idle_and_still_there(
+    rig: HubRig, watcher: RecordingOutlet, asleep: RecordingOutlet, bob: Caller
+) -> None:
+    assert (await present(rig, bob))["ada"] == "idle"
+    assert ("ada", "idle") in [one for told in changes(watcher) for one in told]
+    assert sum(one == ("ada", "idle") for told in changes(watcher) for one in told) == 1
+
+
+async def test_who_is_given_events_only_is_idle(
+    rig: HubRig, asleep: RecordingOutlet, bob: Caller
+) -> None:
+    await rig.publish(bob, "public.a", "wake up")
+    await rig.clock.pass_time(2)
+    assert (await present(rig, bob))["ada"] == "idle"
+
+
+@pytest.mark.parametrize("how", ["publish", "signal", "call", "subscribe", "connect"])
+async def test_whatever_it_does_wakes_it(
+    rig: HubRig, watcher: RecordingOutlet, asleep: RecordingOutlet, ada: Caller, bob: Caller,
+    how: str,
+) -> None:  # fmt: skip
+    watcher.frames.clear()
+    if how == "publish":
+        await rig.publish(ada, "public.a", 1)
+    elif how == "signal":
+        rig.hub.signal(ada, "public.a", "x.typing", b"1")
+    elif how == "call":
+        await rig.hub.call(ReadPresence(), caller=ada)
+    elif how == "subscribe":
+        rig.subscribe(asleep, "public.b")
+    else:
+        rig.connect(ada)
+    await rig.clock.pass_time(2)
+    assert (await present(rig, bob))["ada"] == "online"
+    assert changes(watcher) == [[("ada", "online")]]
+
+
+async def test_who_keeps_doing_something_is_never_idle(
+    rig: HubRig, watcher: RecordingOutlet, ada: Caller, bob: Caller
+) -> None:
+    rig.connect(ada)
+    for _ in range(5):
+        await rig.publish(ada, "public.a", 1)
+        rig.clock.advance(IDLE_S - 3)
+        await rig.clock.pass_time(1)
+        assert (await present(rig, bob))["ada"] == "online"
+
+
+async def test_an_idle_one_that_goes_is_offline_and_comes_back_online(
+    rig: HubRig, watcher: RecordingOutlet, asleep: RecordingOutlet, ada: Caller, bob: Caller
+) -> None:
+    watcher.frames.clear()
+    assert asleep.session is not None
+    asleep.session.close()
+    await rig.clock.pass_time(12)
+    assert "ada" not in await present(rig, bob)
+    rig.connect(ada)
+    await rig.clock.pass_time(2)
+    assert changes(watcher) == [[("ada", "offline")], [("ada", "online")]]
+    assert (await present(rig, bob))["ada"] == "online"
+
+
+async def test_one_that_woke_and_left_before_anybody_was_told_is_told_as_gone(
+    rig: HubRig, watcher: RecordingOutlet, asleep: RecordingOutlet, ada: Caller
+) -> None:
+    watcher.frames.clear()
+    await rig.publish(ada, "public.a", 1)
+    assert asleep.session is not None
+    asleep.session.close()
+    rig.clock.advance(60)
+    await rig.clock.pass_time(2)
+    assert [told for told in changes(watcher) if told] == [[("ada", "offline")]]
+
+
+async def test_an_account_of_another_world_with_the_same_id_wakes_nobody(
+    rig: HubRig, asleep: RecordingOutlet, ada: Caller, bob: Caller
+) -> None:
+    rig.hub.ration.take_call(msgspec.structs.replace(ada, world="other"))
+    await rig.clock.pass_time(2)
+    assert (await present(rig, bob))["ada"] == "idle"

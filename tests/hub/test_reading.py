@@ -134,6 +134,28 @@ async def test_an_id_tells_nothing_to_who_may_not_read(
         await rig.hub.call(ReadEvent(id=forged), caller=ada)
 
 
+async def test_who_said_it_reads_it_back_by_its_id_and_in_no_other_way(
+    rig: HubRig, ada: Caller, bob: Caller
+) -> None:
+    stored = await rig.publish(ada, "agent.bob.inbox", "for bob")
+    other = await rig.publish(bob, "agent.bob.inbox", "a note")
+    body = await rig.hub.call(ReadEvent(id=stored.id), caller=ada)
+    assert msgspec.json.decode(body)["data"] == "for bob"
+    for caller in (await rig.account("carl"), await rig.caller("ada", scopes=["events:write"])):
+        with pytest.raises(NotFound):
+            await rig.hub.call(ReadEvent(id=stored.id), caller=caller)
+    with pytest.raises(NotFound):
+        await rig.hub.call(ReadEvent(id=other.id), caller=ada)
+    with pytest.raises(Forbidden):
+        await read(rig, ada, "agent.bob.inbox")
+    assert (await rig.hub.call(ListChannels(pattern="agent.>"), caller=ada)).channels == []
+    # What is gone is gone for its sender too.
+    while rig.engine.real.trim_channel("main", "agent.bob.inbox", keep=1):
+        pass
+    with pytest.raises(NotFound):
+        await rig.hub.call(ReadEvent(id=stored.id), caller=ada)
+
+
 async def test_only_channels_that_may_be_read_are_listed(
     rig: HubRig, ada: Caller, bob: Caller
 ) -> None:

@@ -79,6 +79,11 @@ def test_what_is_said_is_what_arrives(
         ([], None, 2, "Missing argument"),
         (["--nosuch", "public.a", "x"], None, 2, "No such option"),
         (["public.a", "hi", "there", "--json"], None, 2, "nothing was published"),
+        (["public.a", "hi", "--key"], None, 2, "--key needs a value"),
+        (["public.a", "--type", "--", "hi"], None, 2, "--type needs a value"),
+        (["public.a", "--tpye", "x.foo", "hi"], None, 2, "put -- before text that begins with"),
+        (["public.a", "--tpye", "x.foo", "hi"], None, 2, "Did you mean --type?"),
+        (["public.a", "x", "--bogus"], None, 2, "There is no option --bogus"),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -193,7 +198,13 @@ def test_accounts_are_created_changed_and_deleted(hub: HubProcess) -> None:
     hub.claw("account", "update", "mia", "--role", "warden")
     assert json.loads(hub.claw("account", "show", "mia", "-j"))["role"] == "warden"
     assert hub.try_claw("account", "update", "mia").returncode == 2
-    assert hub.try_claw("account", "delete", "mia").returncode in (1, 130)  # nobody said yes
+    unsaid = hub.try_claw("account", "delete", "mia", stdin=b"y\n")
+    assert unsaid.returncode == 2
+    assert b"--yes" in unsaid.stderr
+    gone = hub.try_claw("account", "delete", "nobody")
+    assert gone.returncode == 1
+    assert b"There is no account" in gone.stderr
+    assert json.loads(hub.claw("account", "show", "mia", "-j"))["id"] == "mia"
     hub.claw("account", "delete", "mia", "--yes")
     assert hub.try_claw("account", "create", "mia").returncode == 1  # an id is never given twice
 
@@ -240,6 +251,10 @@ def test_history_shows_the_newest_in_order(hub: HubProcess) -> None:
     assert offsets("--since", "2", "--limit", "2") == [3, 4]
     assert offsets("--since", "all") == [1, 2, 3, 4, 5]
     assert offsets("--since", "10m") == [1, 2, 3, 4, 5]
+    ahead = hub.try_claw("history", "public.past", "--since", "99999999")
+    assert (ahead.returncode, ahead.stdout) == (0, b"")
+    assert b"places 6 to 99999999 of public.past are not in this log" in ahead.stderr
+    assert b"gone" not in ahead.stderr
     assert hub.try_claw("history", "public.past", "--since", "tomorrow").returncode == 65
 
 

@@ -371,7 +371,12 @@ async def socket(asker: Asker) -> AsyncIterator[Socket | None]:
     """A connection; None if the token was refused at the handshake."""
     try:
         opened = await connect(
-            asker.running.ws_url, additional_headers=asker.headers, proxy=None, compression=None
+            asker.running.ws_url,
+            additional_headers=asker.headers,
+            proxy=None,
+            compression=None,
+            # A connection that a test has stalled answers no close.
+            close_timeout=1,
         )
     except InvalidStatus as refused:
         assert refused.response.status_code == 401

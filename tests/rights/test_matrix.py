@@ -371,6 +371,34 @@ def may_read_at_all(asker: Asker) -> bool:
     return asker.column in (*ACCOUNTS, "anon-local", "anon-on")
 
 
+async def test_ones_own_word_is_read_back_by_its_id_by_the_very_account(
+    population: Population,
+) -> None:
+    """Wherever one may say something, one's account reads that one event back, and else only
+    who may read the channel: docs/adr/0011."""
+    cells = Cells()
+    speakers = [asker for asker in population.askers if asker.column in ACCOUNTS]
+    askers = [asker for asker in population.askers if asker.running is population.main.running]
+    for speaker in speakers:
+        for row in NAMES:
+            if row.publish(speaker.column) != "w":
+                continue
+            call = say(row.channel, "one's own", type="x.own")
+            made = await speaker.running.hub.publish_wait(speaker.caller(), call)
+            for asker in askers:
+                cell = row.read(asker.column)
+                is_own = ACCOUNTS.get(asker.column) == ACCOUNTS[speaker.column]
+                may = cell in "r3" or (is_own and asker.column != "owner-wo")
+                refused = "0" if may_read_at_all(asker) else "?"
+                found = await attempt(partial(asking.hub_event, asker, made.id))
+                found = found if len(found) < 4 else "r"
+                cells.add(
+                    f"{row.channel} by {speaker.column}", asker,
+                    expected="r" if may else refused, found=found,
+                )  # fmt: skip
+    cells.check()
+
+
 async def test_event_by_the_hub(population: Population) -> None:
     cells = Cells()
     for asker in population.askers:

@@ -41,8 +41,9 @@ def python_files(*roots: Path) -> list[Path]:
 def committed_text() -> Iterator[tuple[str, str]]:
     """What a reader of the repository sees, without environments, caches and vendored files."""
     kinds = {"", ".cfg", ".html", ".js", ".json", ".lock", ".md", ".py", ".sh", ".sql", ".toml"}
-    kinds |= {".css", ".svg", ".txt", ".yaml", ".yml"}
-    trees = [ROOT / part for part in ("src", "tests", "docs", "benchmarks", "examples", ".ci")]
+    kinds |= {".service", ".css", ".svg", ".txt", ".yaml", ".yml"}
+    names = "src tests docs benchmarks deploy examples .ci".split()
+    trees = [ROOT / part for part in names]
     for path in sorted([*ROOT.iterdir(), *(path for tree in trees for path in tree.rglob("*"))]):
         skipped = {"node_modules", "__pycache__", "vendor", "build"} & set(path.parts)
         if path.is_file() and path.suffix in kinds and not skipped:

@@ -35,8 +35,10 @@ from clawnet.core.errors import (
     Unauthenticated,
     Unavailable,
 )
+from clawnet.doors.http.describe import operation
 from clawnet.doors.problem import body_of, headers_of
 from clawnet.hub.hub import Hub
+from clawnet.hub.worlds import MAIN
 
 PATH = "/api/v1/admin/backup"
 BACKUPS = "backups"
@@ -60,7 +62,18 @@ class BackupApp:
         self._name = name
         self._is_busy = False
 
+    @operation(
+        tag="admin",
+        answer=str,
+        media_type="application/x-ndjson",
+        is_stream=True,
+        errors=(BadConfiguration, Conflict, DiskFull),
+    )
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Copy the hub's data into its data folder, while it runs.
+
+        For masters. Lines of JSON say how far it is; the last one has the `path`, or an `error`.
+        """
         try:
             self._admit(scope)
         except ClawError as error:
@@ -85,9 +98,11 @@ class BackupApp:
         if kind.lower() != "bearer":
             raise Unauthenticated("This needs a token.")
         caller = self._hub.authenticate(token.strip())
-        if caller.role != "master" or not caller.allows("*"):
+        # A backup holds every world, so a master of another one must not cause it either.
+        if caller.role != "master" or caller.world != MAIN or not caller.allows("*"):
             raise Forbidden(
-                "Only a master backs up the hub.", next="Use a master's token with all scopes."
+                "Only a master of the world main backs up the hub.",
+                next="Use such a master's token, with all scopes.",
             )
         if self._name not in ENGINE_FILES:
             raise BadConfiguration(f"The engine {self._name} keeps nothing to back up.")

@@ -22,13 +22,17 @@ from clawnet.app.clocks import SystemClock, SystemRandomness
 from clawnet.app.config import Settings
 from clawnet.app.engines import open_engine
 from clawnet.app.folder import DataFolder, default_path
+from clawnet.app.notify import Notifier
+from clawnet.app.tls import Certificate
 from clawnet.core.errors import BadConfiguration, ClawError
 from clawnet.doors.connections import Connections
 from clawnet.doors.gate import Gate, is_loopback_name
 from clawnet.doors.protocol import Seam
 from clawnet.doors.server import HubServer
 from clawnet.doors.wheel import Wheel
+from clawnet.features import attach_all
 from clawnet.hub.hub import Hub
+from clawnet.hub.jwts import signing_key
 from clawnet.hub.tokens import bootstrap_admin
 from clawnet.ports.log import Engine
 
@@ -48,22 +52,45 @@ def up(settings: Settings) -> int:
     Raises BadConfiguration, AlreadyRunning and StorageCorrupt before it listens.
     """
     check(settings)
+    notifier = Notifier.from_environment(os.environ)
     # Whatever the engine creates is for this user alone.
     os.umask(0o077)
     _set_up_logging(is_verbose=settings.dev)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _raise_file_limit(settings.server.connections.connections_max + FILES_BESIDE)
+    certificate = certificate_of(settings)
     path = Path(settings.data_dir) if settings.data_dir else default_path()
     with DataFolder.open(path) as folder, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(Process(settings, folder).run())
+        process = Process(settings, folder, certificate=certificate, notifier=notifier)
+        return runner.run(process.run())
 
 
 def check(settings: Settings) -> None:
-    """Refuse what is dangerous together. Raises BadConfiguration."""
+    """Refuse what is dangerous together, or no host, origin or network. Raises BadConfiguration."""
+    Gate(settings.server.gate)
+    if settings.public_url is not None:
+        from clawnet.doors.http.documents.place import check_public_url
+
+        check_public_url(settings.public_url)
     if settings.dev and not is_closed(settings):
         raise BadConfiguration(
             "--dev is for this machine alone.", next="Bind to 127.0.0.1, or leave --dev out."
         )
+    signing_key(settings.tokens.jwt_key, b"")
+
+
+def certificate_of(settings: Settings) -> Certificate | None:
+    """The certificate to speak TLS with; None for plain HTTP. Raises BadConfiguration."""
+    cert, key = settings.tls_cert, settings.tls_key
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        raise BadConfiguration(
+            f"{'--tls-key' if cert is None else '--tls-cert'} is given without"
+            f" {'--tls-cert' if cert is None else '--tls-key'}.",
+            next="Give both, or neither for plain HTTP.",
+        )
+    return Certificate(Path(cert), Path(key))
 
 
 def _raise_file_limit(wanted: int) -> None:
@@ -88,9 +115,19 @@ def is_closed(settings: Settings) -> bool:
 class Process:
     """One run of a hub in this process."""
 
-    def __init__(self, settings: Settings, folder: DataFolder) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folder: DataFolder,
+        *,
+        certificate: Certificate | None = None,
+        notifier: Notifier | None = None,
+    ) -> None:
         self._settings = settings
         self._folder = folder
+        self._certificate = certificate
+        self._notifier = notifier or Notifier(None)
+        self._reloading: asyncio.Task[None] | None = None
         self._failure: ClawError | None = None
         self._server: HubServer | None = None
 
@@ -102,11 +139,19 @@ class Process:
             # A long start (an index that is rebuilt) can be broken off; the server, once it
             # listens, puts its own handlers in their place.
             loop.add_signal_handler(number, self._stop, starting)
+        if self._certificate is not None or self._notifier.is_heard:
+            # Elsewhere SIGHUP keeps its meaning: the terminal is gone.
+            loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         try:
             server = await starting
         except asyncio.CancelledError:
             return 0
-        await server.serve()
+        try:
+            await server.serve()
+            if self._reloading is not None:
+                await self._reloading
+        finally:
+            self._notifier.close()
         if self._failure is not None:
             sys.stderr.write(f"claw: {self._failure.message}\n      {self._failure.next}\n")
             return 1
@@ -117,6 +162,17 @@ class Process:
         starting.cancel()
         if self._server is not None:
             self._server.stop()
+
+    def _hung_up(self) -> None:
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.get_running_loop().create_task(self._reload())
+
+    async def _reload(self) -> None:
+        """Read the certificate anew. Settings stay: a restart reads those."""
+        self._notifier.reloading()
+        if self._certificate is not None:
+            await self._certificate.reload()
+        self._notifier.reloaded()
 
     async def _start(self) -> HubServer:
         settings, folder = self._settings, self._folder
@@ -135,6 +191,7 @@ class Process:
             on_failed=self._failed,
         )
         try:
+            attach_all(hub)
             await hub.start()
             token = await bootstrap_admin(hub, folder.admin_token())
             if token is not None:
@@ -158,15 +215,22 @@ class Process:
         settings = self._settings.server
         connections = Connections(settings.connections, Wheel())
         door = WebSocketDoor(hub, connections)
+        gate = Gate(settings.gate)
         seam = Seam(
-            gate=Gate(settings.gate),
+            gate=gate,
             connections=connections,
             upgrades={PATH: door.take},
             authenticate=hub.authenticate,
         )
 
         backup = BackupApp(hub, self._folder, engine=engine, name=self._settings.engine)
-        http = build_app(hub, settings=self._settings.http)
+        http = build_app(
+            hub,
+            settings=self._settings.http,
+            origins=gate.allowed_origins,
+            public_url=self._settings.public_url,
+            beside={BACKUP_PATH: {"POST": BackupApp.__call__}},
+        )
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             # The one path that is the process's own and no door's.
@@ -174,6 +238,7 @@ class Process:
             await (backup if is_backup else http)(scope, receive, send)
 
         async def stop_accepting() -> None:
+            self._notifier.stopping()
             http.stop()
             await hub.stop_accepting()
 
@@ -185,6 +250,7 @@ class Process:
             app,
             settings=settings,
             seam=seam,
+            tls=self._certificate,
             on_listening=self._listening,
             on_stop_accepting=stop_accepting,
             on_drain=hub.drain,
@@ -209,6 +275,11 @@ class Process:
         )
         sys.stderr.write("\n".join(lines) + "\n")
         sys.stderr.flush()
+        self._notifier.ready(lambda: self._status(url))
+
+    def _status(self, url: str) -> str:
+        count = 0 if self._server is None else len(self._server.seam.connections.all)
+        return f"listening on {url}, {count} connections"
 
     def _failed(self, error: ClawError) -> None:
         """Storage failed: nothing more can be promised, so the process ends and recovers."""

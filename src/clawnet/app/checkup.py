@@ -20,6 +20,9 @@ State = Literal["ok", "warning", "bad"]
 
 SQLITE_FIXED = (3, 51, 3)
 """Earlier ones can corrupt a WAL database when one connection checkpoints while another commits."""
+LOG = "log.db"
+LOG_CHECKED_MAX_BYTES = 1 << 30
+"""Reading a larger log to its end takes minutes."""
 DISK_LOW_BYTES = 1 << 30
 DISK_OUT_BYTES = 64 << 20
 CLOCK_PLAUSIBLE_S = 1_767_225_600  # 2026: this program did not exist earlier
@@ -47,6 +50,8 @@ def checks(settings: Settings) -> Iterator[Check]:
     yield from _folder(folder)
     if folder.is_dir():
         yield lock_of(folder)
+        if (folder / LOG).is_file() and running_hub(folder) is None:
+            yield _log(folder / LOG)
     yield _disk(folder)
     yield _clock()
 
@@ -119,6 +124,27 @@ def _modes(folder: Path) -> Iterator[Check]:
             "permissions", "bad" if is_secret else "warning", f"{path} can be read by others",
             f"Run chmod go= {path}" + (" and make new tokens." if is_secret else "."),
         )  # fmt: skip
+
+
+def _log(path: Path) -> Check:
+    """Whether the log can be read: whole if it is small, else what stands at its beginning."""
+    import apsw
+
+    from clawnet.core.errors import StorageCorrupt
+
+    is_small = path.stat().st_size <= LOG_CHECKED_MAX_BYTES
+    try:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            sql = "PRAGMA quick_check(1)" if is_small else "SELECT count(*) FROM sqlite_schema"
+            said = str(next(connection.execute(sql))[0])
+        finally:
+            connection.close()
+    except apsw.Error as error:
+        said = str(error)
+    if said != "ok" and not (said.isdecimal() and not is_small):
+        return Check("log", "bad", f"{path} is damaged: {said[:200]}", StorageCorrupt.next)
+    return Check("log", "ok", f"{path.stat().st_size / (1 << 20):.1f} MiB")
 
 
 def _disk(folder: Path) -> Check:

@@ -9,13 +9,16 @@ setting must not pass for its default.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import msgspec
+from msgspec import Meta
 
 from clawnet.core.errors import BadConfiguration
 from clawnet.doors.connections import ConnectionSettings
@@ -27,16 +30,24 @@ from clawnet.hub.settings import (
     LimitSettings,
     PresenceSettings,
     RetentionSettings,
+    TokenSettings,
 )
 
-Secret = Annotated[str, msgspec.Meta(extra={"is_secret": True})]
+Secret = Annotated[str, Meta(extra={"is_secret": True})]
 EngineName = Literal["sqlite", "memory"]
 
 PREFIX = "CLAWNET_"
-ALIASES = {"PORT": "port", "DATA_DIR": "data_dir", "CLAW_DEV_MODE": "dev"}
-"""Names without the prefix that other systems use; the prefixed name wins."""
+ALIASES = {
+    "PORT": "port",
+    "DATA_DIR": "data_dir",
+    "CLAW_DEV_MODE": "dev",
+    "CENTRIFUGO_TOKEN_HMAC_SECRET_KEY": "tokens.jwt_key",
+    "JWT_SECRET": "tokens.jwt_key",
+}
+"""Names without the prefix that other systems use; the later of two wins, and the prefixed one
+over all."""
 
-_CLIENTS_OWN = frozenset({"CLAWNET_SERVER", "CLAWNET_TOKEN", "CLAWNET_TOKEN_FILE"})
+_CLIENTS_OWN = frozenset(f"CLAWNET_{name}" for name in ("CA_FILE", "SERVER", "TOKEN", "TOKEN_FILE"))
 _SERVICE_LINK = re.compile(r"CLAWNET_(SERVICE_(HOST|PORT)\w*|PORT_\d+_\w+)\Z")
 """What Kubernetes and old Docker put into the environment beside a service named clawnet."""
 
@@ -45,30 +56,80 @@ _FALSE = frozenset("0 false no off".split())
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything a hub can be told.
+    """Everything a hub can be told."""
 
-    `bind` beyond loopback is never a default: it has to be given, and every
-    request then needs a token. `data_dir` defaults to $XDG_DATA_HOME/clawnet.
-    `dev` logs more and is refused beyond loopback. `secret_key` is the key
-    with which token hashes are keyed; without it the hub makes one and keeps
-    it in the data folder. Changing it ends all tokens.
-    """
-
-    bind: str = "127.0.0.1"
-    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8080
-    data_dir: str | None = None
-    engine: EngineName = "sqlite"
-    dev: bool = False
-    secret_key: Secret | None = None
-    allowed_hosts: tuple[str, ...] = ()
-    allowed_origins: tuple[str, ...] = ()
-    behind_proxy: tuple[str, ...] = ()
+    bind: Annotated[
+        str,
+        Meta(
+            description="The address to listen on;"
+            " beyond loopback (as 0.0.0.0) every request needs a token."
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int, Meta(ge=0, le=65_535, description="The port to listen on; 0 takes a free one.")
+    ] = 8080
+    data_dir: Annotated[
+        str | None,
+        Meta(description="Where to keep everything; unset: $XDG_DATA_HOME/clawnet."),
+    ] = None
+    engine: Annotated[
+        EngineName,
+        Meta(description="sqlite keeps events on disk; memory forgets them at the end."),
+    ] = "sqlite"
+    dev: Annotated[
+        bool,
+        Meta(
+            description="Log more, and let whoever is on this machine make an account"
+            " (claw dev-register); refused where others can come in."
+        ),
+    ] = False
+    secret_key: Annotated[
+        Secret | None,
+        Meta(
+            description="The key with which token hashes are keyed; unset: the hub makes one"
+            " and keeps it in the data folder; changing it ends all tokens."
+        ),
+    ] = None
+    tls_cert: Annotated[
+        str | None,
+        Meta(description="The certificate chain (PEM) to speak TLS with; SIGHUP reads it anew."),
+    ] = None
+    tls_key: Annotated[
+        str | None,
+        Meta(description="The certificate's private key (PEM, not encrypted)."),
+    ] = None
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Meta(description="Further host names that the hub answers to, without ports."),
+    ] = ()
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Sites (https://chat.example) whose pages may read answers,"
+            " write and open WebSockets."
+        ),
+    ] = ()
+    public_url: Annotated[
+        str | None,
+        Meta(
+            description="The hub's URL as its clients reach it, for its documents and links;"
+            " unset: what each client asks by."
+        ),
+    ] = None
+    behind_proxy: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Networks (CIDR) of trusted reverse proxies, whose X-Forwarded-For,"
+            " -Host and -Proto are believed; any ends what is convenient on loopback."
+        ),
+    ] = ()
     connections: ConnectionSettings = ConnectionSettings()
     http: HttpSettings = HttpSettings()
     channels: ChannelSettings = ChannelSettings()
     limits: LimitSettings = LimitSettings()
     retention: RetentionSettings = RetentionSettings()
     presence: PresenceSettings = PresenceSettings()
+    tokens: TokenSettings = TokenSettings()
 
     @property
     def server(self) -> ServerSettings:
@@ -86,10 +147,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def hub(self) -> HubSettings:
         """The part that the hub needs."""
         return HubSettings(
+            is_dev=self.dev,
             channels=self.channels,
             limits=self.limits,
             retention=self.retention,
             presence=self.presence,
+            tokens=self.tokens,
         )
 
 
@@ -105,8 +168,59 @@ class Setting(NamedTuple):
         return PREFIX + self.name.replace(".", "_").upper()
 
     @property
+    def variables(self) -> tuple[str, ...]:
+        """All names in the environment, its own first."""
+        return (self.variable, *(alias for alias, name in ALIASES.items() if name == self.name))
+
+    @property
     def is_secret(self) -> bool:
-        return "is_secret" in str(self.type)
+        return any((meta.extra or {}).get("is_secret") for meta in metas(self.type))
+
+    @property
+    def description(self) -> str:
+        """What it is, in one sentence; the type says it."""
+        return next((meta.description for meta in metas(self.type) if meta.description), "")
+
+    @property
+    def is_table(self) -> bool:
+        """Whether its value has parts of its own, and so is JSON in the environment."""
+        kind = plain(self.type)
+        parts = get_args(kind)
+        is_list = get_origin(kind) in (list, tuple) and bool(parts)
+        return get_origin(kind) is dict or (is_list and is_struct(parts[0]))
+
+
+class Given(NamedTuple):
+    """A value and where it comes from: `--port`, a variable, or a file."""
+
+    value: Any
+    source: str
+
+
+def plain(kind: Any) -> Any:
+    """A type without what is annotated to it."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return kind
+
+
+def metas(kind: Any) -> list[Meta]:
+    """What is annotated to a type, the outermost first, and within `… | None`."""
+    found: list[Meta] = []
+    if get_origin(kind) is Annotated:
+        inner, *more = get_args(kind)
+        found += [part for part in reversed(more) if isinstance(part, Meta)]
+        return found + metas(inner)
+    if isinstance(kind, UnionType) or get_origin(kind) is Union:
+        for part in get_args(kind):
+            found += metas(part)
+    return found
+
+
+def is_struct(kind: Any) -> bool:
+    """Whether it is a table of settings."""
+    kind = plain(kind)
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 def catalogue(kind: type[msgspec.Struct] = Settings, prefix: str = "") -> dict[str, Setting]:
@@ -114,8 +228,8 @@ def catalogue(kind: type[msgspec.Struct] = Settings, prefix: str = "") -> dict[s
     found: dict[str, Setting] = {}
     for field in msgspec.structs.fields(kind):
         name = prefix + field.name
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            found |= catalogue(field.type, f"{name}.")
+        if is_struct(field.type):
+            found |= catalogue(plain(field.type), f"{name}.")
         else:
             found[name] = Setting(name, field.type, _default(field))
     return found
@@ -129,16 +243,32 @@ def load(
     is_file_required: bool = False,
 ) -> Settings:
     """Merge all sources. `flags` by setting name; None is "not given". Raises BadConfiguration."""
+    found = given(
+        flags=flags, environment=environment, file=file, is_file_required=is_file_required
+    )
+    values = {name: one.value for name, one in found.items()}
+    built: Settings = _built(Settings, values)
+    return built
+
+
+def given(
+    *,
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    file: Path | None,
+    is_file_required: bool = False,
+) -> dict[str, Given]:
+    """What load() merges: every setting that is not left at its default, and from where."""
     known = catalogue()
-    values: dict[str, Any] = {}
+    values: dict[str, Given] = {}
     if file is not None:
         values |= _from_file(file, known, is_required=is_file_required)
     values |= _from_environment(environment, known)
     for name, value in flags.items():
         if value is not None and value != ():
-            values[name] = _converted(known[name], value, source=f"--{name.replace('_', '-')}")
-    built: Settings = _built(Settings, values)
-    return built
+            source = f"--{name.replace('_', '-')}"
+            values[name] = Given(_converted(known[name], value, source=source), source)
+    return values
 
 
 def _built(kind: type[msgspec.Struct], values: Mapping[str, Any], prefix: str = "") -> Any:
@@ -146,8 +276,8 @@ def _built(kind: type[msgspec.Struct], values: Mapping[str, Any], prefix: str = 
     members: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
         name = prefix + field.name
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            members[field.name] = _built(field.type, values, f"{name}.")
+        if is_struct(field.type):
+            members[field.name] = _built(plain(field.type), values, f"{name}.")
         elif name in values:
             members[field.name] = values[name]
     return kind(**members)
@@ -156,7 +286,7 @@ def _built(kind: type[msgspec.Struct], values: Mapping[str, Any], prefix: str = 
 # --- the file ---------------------------------------------------------------
 
 
-def _from_file(path: Path, known: dict[str, Setting], *, is_required: bool) -> dict[str, Any]:
+def _from_file(path: Path, known: dict[str, Setting], *, is_required: bool) -> dict[str, Given]:
     try:
         tree = tomllib.loads(path.read_bytes().decode())
     except FileNotFoundError:
@@ -172,12 +302,13 @@ def _from_file(path: Path, known: dict[str, Setting], *, is_required: bool) -> d
 
 def _flattened(
     tree: Mapping[str, Any], known: dict[str, Setting], *, path: Path, prefix: str = ""
-) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+) -> dict[str, Given]:
+    values: dict[str, Given] = {}
     for key, value in tree.items():
         name = prefix + key
         if name in known:
-            values[name] = _converted(known[name], value, source=f"{name} in {path}")
+            source = f"{name} in {path}"
+            values[name] = Given(_converted(known[name], value, source=source), str(path))
         elif any(other.startswith(f"{name}.") for other in known) and isinstance(value, dict):
             values |= _flattened(value, known, path=path, prefix=f"{name}.")
         else:
@@ -188,12 +319,17 @@ def _flattened(
 # --- the environment --------------------------------------------------------
 
 
-def _from_environment(environment: Mapping[str, str], known: dict[str, Setting]) -> dict[str, Any]:
+def _from_environment(
+    environment: Mapping[str, str], known: dict[str, Setting]
+) -> dict[str, Given]:
     by_variable = {setting.variable: setting for setting in known.values()}
-    values: dict[str, Any] = {}
+    values: dict[str, Given] = {}
     for alias, name in ALIASES.items():
+        file = environment.get(f"{alias}_FILE")
         if environment.get(alias):
-            values[name] = _parsed(known[name], environment[alias], source=alias)
+            values[name] = Given(_parsed(known[name], environment[alias], source=alias), alias)
+        elif file and known[name].is_secret:
+            values[name] = Given(_secret(f"{alias}_FILE", Path(file)), f"{alias}_FILE")
     for variable, text in sorted(environment.items()):
         if not variable.startswith(PREFIX) or variable in _CLIENTS_OWN or not text:
             continue
@@ -201,11 +337,12 @@ def _from_environment(environment: Mapping[str, str], known: dict[str, Setting])
         if setting is not None:
             if variable == "CLAWNET_PORT" and "://" in text:
                 continue  # a service link as well
-            values[setting.name] = _parsed(setting, text, source=variable)
+            values[setting.name] = Given(_parsed(setting, text, source=variable), variable)
             continue
         owner = by_variable.get(variable.removesuffix("_FILE"))
         if owner is not None and owner.is_secret:
-            values.setdefault(owner.name, _secret(variable, Path(text)))
+            if not environment.get(owner.variable):
+                values[owner.name] = Given(_secret(variable, Path(text)), variable)
         elif not _SERVICE_LINK.match(variable):
             raise _unknown(variable, list(by_variable), f"The environment sets {variable}")
     return values
@@ -214,17 +351,18 @@ def _from_environment(environment: Mapping[str, str], known: dict[str, Setting])
 def _parsed(setting: Setting, text: str, *, source: str) -> Any:
     """A value from text: lists are separated by commas, tables are JSON."""
     value: Any = text
-    if setting.type is bool or setting.type == (bool | None):
+    if plain(setting.type) in (bool, bool | None):
         lowered = text.strip().lower()
         if lowered in _TRUE | _FALSE:
             value = lowered in _TRUE
-    elif isinstance(setting.default, tuple | list):
-        value = [part.strip() for part in text.split(",") if part.strip()]
-    elif isinstance(setting.default, dict):
+    elif setting.is_table:
         try:
             value = msgspec.json.decode(text)
         except msgspec.DecodeError as error:
             raise BadConfiguration(f"{source} is not JSON: {error}.") from None
+        return _converted(setting, value, source=source)
+    elif isinstance(setting.default, tuple | list):
+        value = [part.strip() for part in text.split(",") if part.strip()]
     return _converted(setting, value, source=source, strict=False)
 
 
@@ -244,12 +382,16 @@ def _secret(variable: str, path: Path) -> str:
 
 def _converted(setting: Setting, value: Any, *, source: str, strict: bool = True) -> Any:
     try:
-        return msgspec.convert(value, setting.type, strict=strict)
+        converted = msgspec.convert(value, setting.type, strict=strict)
+        if isinstance(converted, float) and not math.isfinite(converted):
+            # Bounds say nothing of `nan`, which compares with nothing.
+            raise msgspec.ValidationError("Expected a finite number")
+        return converted
     except msgspec.ValidationError as error:
         # The value itself is not shown: it may be a secret.
         raise BadConfiguration(
             f"{source} has a value that cannot be used: {error}.",
-            next=f"The default of {setting.name} is {setting.default!r}.",
+            next=f"The default of {setting.name} is {_shown(setting.default)}.",
         ) from None
 
 
@@ -261,6 +403,10 @@ def _unknown(name: str, known: list[str], where: str) -> BadConfiguration:
     return BadConfiguration(
         f"{where}, which is no setting.{hint}", next="Correct its name or take it out."
     )
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else repr(value)
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:

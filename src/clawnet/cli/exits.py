@@ -7,6 +7,7 @@ from clawnet.core.errors import ClawError
 DONE = 0
 FAILED = 1
 USAGE = 2
+NOT_REACHED = 4
 BAD_DATA = 65
 UNREACHABLE = 69
 TRY_LATER = 75
@@ -18,6 +19,7 @@ MEANINGS = {
     DONE: "done",
     FAILED: "failed",
     USAGE: "wrong usage",
+    NOT_REACHED: "stored, but the required step was not reached in time",
     BAD_DATA: "bad data",
     UNREACHABLE: "hub unreachable",
     TRY_LATER: "try later",
@@ -36,10 +38,13 @@ _BY_CODE = {
     "invalid_channel": BAD_DATA,
     "invalid_data": BAD_DATA,
     "invalid_type": BAD_DATA,
+    "outbox_full": TRY_LATER,
+    "invitation_invalid": NOT_ALLOWED,
     "outcome_unknown": TRY_LATER,
     "payload_too_large": BAD_DATA,
     "rate_limited": TRY_LATER,
     "storage_corrupt": BAD_DATA,
+    "too_many_expectations": TRY_LATER,
     "too_many_subscriptions": TRY_LATER,
     "unauthenticated": NOT_ALLOWED,
     "unavailable": TRY_LATER,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from clawnet.cli.exits import DONE, FAILED
-from clawnet.cli.terminal import forget_stdout, harmless_json, note
+from clawnet.cli.terminal import forget_stdout, harmless_json, note, note_gap
 from clawnet.client.client import Client
 from clawnet.client.position import SINCE
 from clawnet.client.wire import Signal
@@ -55,6 +55,12 @@ class Line(msgspec.Struct, frozen=True):
     offset: int | None = None
 
 
+class TracedLine(Line, frozen=True):
+    """An event that came with a trace context, which other lines do not mention."""
+
+    traceparent: str | None = None
+
+
 class Printer:
     """Writes events as lines, flushed, until `count` is reached."""
 
@@ -73,7 +79,8 @@ class Printer:
         if isinstance(event, Signal):
             shaped = Line(name, event.actor.id, event.data)
         else:
-            shaped = Line(name, event.actor.id, event.data, event.ts, event.id, event.offset)
+            parts = (name, event.actor.id, event.data, event.ts, event.id, event.offset)
+            shaped = TracedLine(*parts, event.traceparent) if event.traceparent else Line(*parts)
         return harmless_json(msgspec.json.encode(shaped).decode()).encode() + b"\n"
 
     def put(self, event: Event | Signal) -> None:
@@ -229,4 +236,4 @@ def _tell_state(text: str) -> None:
 
 
 def _tell_gap(gap: Gap) -> None:
-    note(f"claw: events {gap.first} to {gap.last} of {gap.channel} are gone ({gap.reason}).")
+    note_gap(gap.channel, gap.first, gap.last, gap.reason)

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clawnet.cli.places import Credentials, Places, default_data_dir, load, places
+from clawnet.cli.places import Credentials, Places, default_data_dir, load, places, save
 from clawnet.core.errors import BadConfiguration, ClawError
 
 if TYPE_CHECKING:
@@ -58,6 +58,21 @@ class Invocation:
             return _read_secret("CLAWNET_TOKEN_FILE", Path(file))
         return self.credentials.tokens.get(self.address.url)
 
+    def keep_token(self, url: str, token: str) -> None:
+        """Keep the token of a hub, which later commands talk to. Says so if it takes a place."""
+        from clawnet.cli.terminal import note
+
+        if url in self.credentials.tokens:
+            note(
+                f"The token kept for {url} before is forgotten here."
+                " Use --config FOLDER to be several accounts on one machine."
+            )
+        named = next((n for n in ("CLAWNET_TOKEN", "CLAW_TOKEN") if self._variable(n)), None)
+        if named is not None:
+            note(f"{named} is set and wins over the kept token until you unset it.")
+        tokens = {**self.credentials.tokens, url: token}
+        save(self.places.credentials, Credentials(url, tokens))
+
     def hub(self, *, timeout_s: float = 30.0) -> HubHttp:
         """The hub, for plain calls."""
         from clawnet.client.http import HubHttp
@@ -80,7 +95,10 @@ class Invocation:
         """
         if error.code not in ("unauthenticated", "forbidden") or self.effective_token is not None:
             return error
-        error.next = "Run claw login --token TOKEN; the hub's operator makes one: claw token create"
+        error.next = (
+            "Run claw join LINK, or claw login --token TOKEN. The hub's operator makes a link with"
+            " claw invite, and a token with claw token create --account YOU."
+        )
         token = self.admin_token_file()
         if token is not None:
             error.next = f'Run claw login --token "$(cat {token})" to act as the hub\'s admin.'

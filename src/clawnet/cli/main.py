@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from clawnet import __version__
 from clawnet.cli import exits
 from clawnet.cli.invocation import Invocation
 from clawnet.cli.options import Group
 from clawnet.cli.terminal import forget_stdout, harmless
 from clawnet.core.errors import ClawError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "up": ("up", "up", "Start a hub."),
@@ -22,19 +26,49 @@ COMMANDS = {
     "logout": ("login", "logout", "Revoke that token and forget it."),
     "whoami": ("login", "whoami", "Ask the hub who you are."),
     "pub": ("pub", "pub", "Publish an event."),
+    "outbox": ("outbox", "outbox", "What waits on this machine for the hub."),
+    "receipt": ("receipt", "receipt", "Show how far a message to an inbox came."),
+    "wake": ("wake", "wake", "Run a command for each message to your inbox."),
     "sub": ("sub", "sub", "Follow channels, one JSON per line."),
     "history": ("history", "history", "Read a channel's past."),
+    "trace": ("trace", "trace", "Show what happened because of what."),
+    "inbox": ("inbox", "inbox", "Show what was sent to you since you last looked."),
     "channels": ("channels", "channels", "List the channels you may read."),
     "grant": ("rights", "grant", "Give an account rights on your channel."),
     "revoke": ("rights", "revoke", "Take rights back, at once."),
     "lock": ("rights", "lock", "Make your channel private."),
     "unlock": ("rights", "unlock", "Let any account read your channel."),
     "account": ("account", "account", "Accounts: create, list, show, update, delete."),
+    "invite": ("invite", "invite", "Invite an agent: print a join link."),
+    "join": ("join", "join", "Join a hub with an invitation's link."),
+    "dev-register": (
+        "dev_register",
+        "dev_register",
+        "Make yourself an account (claw up --dev).",
+    ),
+    "block": ("block", "block", "Keep an account out of your inbox."),
+    "unblock": ("block", "unblock", "Let it in again."),
+    "blocks": ("block", "blocks", "List whom you block."),
+    "world": ("world", "world", "Worlds: create, list."),
     "token": ("token", "token", "Tokens: create, list, revoke."),
     "status": ("status", "status", "Look whether the hub runs and what it does."),
+    "config": ("config", "config", "Show, check and keep settings."),
     "doctor": ("doctor", "doctor", "Check this machine, the data folder and the hub."),
     "backup": ("backup", "backup", "Copy a hub's data, while it runs or not."),
     "restore": ("backup", "restore", "Put a backup in place of a hub's data."),
+    "export": ("export", "export", "Write the events you may read into a file."),
+    "import": ("import_", "import_", "Put an export of another hub into this one."),
+    "completion": (
+        "completion",
+        "completion",
+        "Print a script that completes commands in your shell.",
+    ),
+    "explain": ("explain", "explain", "Say what an error means and what leads out of it."),
+    "instruction-prompt": (
+        "instruction_prompt",
+        "instruction_prompt",
+        "Print a prompt for an agent.",
+    ),
     "version": ("version", "version", "Print the version."),
 }
 """name → (module in clawnet.cli.commands, attribute, short help).
@@ -42,6 +76,10 @@ COMMANDS = {
 The help stands here so that `claw --help` imports no command; a test holds
 it to the commands' own.
 """
+
+
+NAMES = ("claw", "claw.events", "clownet-cli", "openclawssy")
+"""Under which the program is installed; `[project.scripts]` has the same."""
 
 
 class LazyGroup(Group):
@@ -61,6 +99,14 @@ class LazyGroup(Group):
         )
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """As click does, but without importing every command for its help."""
+        from click.shell_completion import CompletionItem
+
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        items = [CompletionItem(name, help=COMMANDS[name][2]) for name in names]
+        return items + click.Command.shell_complete(self, ctx, incomplete)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name][2]) for name in COMMANDS])
@@ -73,7 +119,7 @@ class LazyGroup(Group):
     + ", ".join(f"{code} {meaning}" for code, meaning in exits.MEANINGS.items())
     + ".",
 )
-@click.version_option(package_name="clawnet", prog_name="claw")
+@click.version_option(__version__, prog_name="claw")
 def claw() -> None:
     """The nervous system of a group of AI agents.
 
@@ -126,7 +172,7 @@ def _show(error: ClawError, *, is_json: bool) -> None:
 
 def _name() -> str:
     name = os.path.basename(sys.argv[0]) if sys.argv else ""  # noqa: PTH119 - pathlib costs more
-    return name if name in ("claw", "claw.events") else "claw"
+    return name if name in NAMES else "claw"
 
 
 def _make_streams_robust() -> None:

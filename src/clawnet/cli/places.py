@@ -84,6 +84,11 @@ def save(path: Path, credentials: Credentials) -> None:
     text = json.dumps(
         {"server": credentials.server, "tokens": credentials.tokens}, indent=2, sort_keys=True
     )
+    write_private(path, text)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file whole or not at all, for this user only. Raises BadConfiguration."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -63,12 +63,28 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
+def note_gap(channel: str, first: int, last: int, reason: str) -> None:
+    """Say which offsets of a channel cannot be read, and whether there ever was anything."""
+    if reason == "epoch":
+        note(
+            f"claw: places {first} to {last} of {channel} are not in this log: they were of one"
+            f" that is no more, or never given. Reading goes on at {first}."
+        )
+    else:
+        note(f"claw: events {first} to {last} of {channel} are gone ({reason}).")
+
+
 def say_json(value: Any) -> None:
     """A value as one line of compact JSON on stdout."""
+    say(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """A value as one line of compact JSON that is harmless."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     # A lone surrogate cannot be encoded; as an escape it is the same JSON string.
     safe = re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
-    say(harmless_json(safe))
+    return harmless_json(safe)
 
 
 def forget_stdout() -> None:

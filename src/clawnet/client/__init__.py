@@ -21,18 +21,32 @@ if TYPE_CHECKING:
     from clawnet.client.consumer import Received as Received
     from clawnet.client.errors import HubUnreachable as HubUnreachable
     from clawnet.client.errors import UnexpectedAnswer as UnexpectedAnswer
+    from clawnet.client.inbox import InboxPrompt as InboxPrompt
+    from clawnet.client.outbox import Enqueued as Enqueued
+    from clawnet.client.outbox import Outbox as Outbox
+    from clawnet.client.outbox_store import Refusal as Refusal
     from clawnet.client.subscription import Subscription as Subscription
+    from clawnet.client.sync import SyncClient as SyncClient
+    from clawnet.client.sync_parts import SyncConsumer as SyncConsumer
+    from clawnet.client.sync_parts import SyncSubscription as SyncSubscription
     from clawnet.client.wire import Signal as Signal
     from clawnet.client.wire import data_of as data_of
 
 _WHERE = {
     "Client": "client",
     "Consumer": "consumer",
+    "Enqueued": "outbox",
     "HistoryPage": "client",
     "HubUnreachable": "errors",
+    "InboxPrompt": "inbox",
+    "Outbox": "outbox",
     "Received": "consumer",
+    "Refusal": "outbox_store",
     "Signal": "wire",
     "Subscription": "subscription",
+    "SyncClient": "sync",
+    "SyncConsumer": "sync_parts",
+    "SyncSubscription": "sync_parts",
     "UnexpectedAnswer": "errors",
     "data_of": "wire",
 }
@@ -40,11 +54,18 @@ _WHERE = {
 __all__ = [
     "Client",
     "Consumer",
+    "Enqueued",
     "HistoryPage",
     "HubUnreachable",
+    "InboxPrompt",
+    "Outbox",
     "Received",
+    "Refusal",
     "Signal",
     "Subscription",
+    "SyncClient",
+    "SyncConsumer",
+    "SyncSubscription",
     "UnexpectedAnswer",
     "data_of",
 ]

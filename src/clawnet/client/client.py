@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import msgspec
 
@@ -12,12 +12,14 @@ from clawnet.client.address import check_token, parse_address
 from clawnet.client.backoff import Backoff
 from clawnet.client.consumer import BATCH, Consumer
 from clawnet.client.errors import HubUnreachable, UnexpectedAnswer, from_answer
-from clawnet.client.http import Answer, new_dedupe_key, outcome_unknown, segment
+from clawnet.client.http import Answer, naming_key, new_dedupe_key, outcome_unknown, segment
+from clawnet.client.inbox import InboxCalls
 from clawnet.client.position import SINCE
 from clawnet.client.publisher import Publisher
 from clawnet.client.retry import Retry
 from clawnet.client.subscription import Subscription
 from clawnet.client.transport import TIMEOUT_S, Transport
+from clawnet.client.wakeable import OnMessage, Wakeable, read_receipt, reply
 from clawnet.client.wire import Signal, encode_publish
 from clawnet.core.calls.accounts import (
     AccountInfo,
@@ -33,9 +35,15 @@ from clawnet.core.calls.grants import Grant, GrantInfo, GrantList, LockState, Re
 from clawnet.core.calls.presence import PresenceInfo, PresenceList
 from clawnet.core.calls.publishing import Published, PublishedBatch
 from clawnet.core.calls.reading import ChannelInfo, ChannelList, Gap
+from clawnet.core.calls.receipts import Receipt, Step
 from clawnet.core.calls.tokens import CreateToken, TokenCreated, TokenInfo, TokenList
-from clawnet.core.errors import ClawError, OutcomeUnknown
+from clawnet.core.errors import BadConfiguration, ClawError, OutcomeUnknown
 from clawnet.core.events import Event
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from clawnet.client.outbox import Enqueued, Outbox
 
 T = TypeVar("T")
 
@@ -57,7 +65,7 @@ class HistoryPage(msgspec.Struct, frozen=True, kw_only=True):
     gaps: tuple[Gap, ...] = ()
 
 
-class Client:
+class Client(InboxCalls):
     """A hub as one account sees it. Use it as an async context, in one event loop.
 
     Every method raises the hub's ClawError, or HubUnreachable. Proxies of the
@@ -70,6 +78,7 @@ class Client:
         url: str,
         token: str | None = None,
         *,
+        outbox: Outbox | Path | str | bool = False,
         backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
         self._address = parse_address(url)
@@ -78,19 +87,44 @@ class Client:
         self._backoff = backoff
         self._publisher = Publisher(self._address, self._token, backoff=backoff)
         self._requests = asyncio.Semaphore(REQUESTS_AT_ONCE)
+        self._outbox: Outbox | None = None
+        if outbox is not False:
+            from clawnet.client import outbox as of
+
+            if not isinstance(outbox, of.Outbox):
+                outbox = of.Outbox(None if outbox is True else outbox)
+            outbox.attach(self._transport, self._token, backoff=backoff)
+            self._outbox = outbox
 
     @property
     def url(self) -> str:
         return self._address.url
 
+    @property
+    def outbox(self) -> Outbox:
+        """The outbox that was given. Raises BadConfiguration if none was."""
+        if self._outbox is None:
+            raise BadConfiguration(
+                "This client has no outbox.", next="Make it with Client(url, token, outbox=True)."
+            )
+        return self._outbox
+
     async def __aenter__(self) -> Self:
+        """With an outbox: open it and begin to send what waits in it."""
+        if self._outbox is not None:
+            await self._outbox.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections. Publishes not yet answered fail; subscriptions go on."""
+        """Close the connections. Publishes not yet answered fail; subscriptions go on.
+
+        What is in the outbox stays on disk.
+        """
+        if self._outbox is not None:
+            await self._outbox.aclose()
         await self._publisher.aclose()
         await self._transport.aclose()
 
@@ -105,6 +139,8 @@ class Client:
         dedupe_key: str | None = None,
         correlation_id: str | None = None,
         causation_id: str | None = None,
+        traceparent: str | None = None,
+        reply_within_s: float | None = None,
         within_s: float = PUBLISH_WITHIN_S,
     ) -> Published:
         """Append an event; it is durable when this returns.
@@ -113,8 +149,9 @@ class Client:
         rate limits and a hub that restarts are met by sending it again under
         the same dedupe key, which is made here if none is given, until
         `within_s` is over. Waiting behind other publishes does not count, unless the
-        hub is away. If it is then not known whether the event is stored,
-        HubUnreachable names that key in `facts["dedupe_key"]`.
+        hub is away. HubUnreachable names that key in `facts["dedupe_key"]`, and says if it
+        is not known whether the event is stored. With `reply_within_s` an
+        answer (by correlation id) is expected, and its absence told in one's inbox.
 
         Publishes of a client share one WebSocket and go out in the order of their
         calls; one may be cancelled without harm to the others.
@@ -126,6 +163,8 @@ class Client:
             dedupe_key=key,
             correlation_id=correlation_id,
             causation_id=causation_id,
+            traceparent=traceparent,
+            expect=None if reply_within_s is None else {"reply_within_s": reply_within_s},
         )
         command = encode_publish({"channel": channel, **body})
         if command is not None:
@@ -138,14 +177,49 @@ class Client:
     ) -> list[Published]:
         """Append up to 1,000 events, all or none; each a mapping of the members of publish().
 
-        Repeated like publish(), under a key for each event.
+        Repeated like publish(), under a key for each event; HubUnreachable names them all
+        in `facts["dedupe_keys"]`.
         """
         batch = [{"dedupe_key": new_dedupe_key(), **_members(**event)} for event in events]
         key = str(batch[0]["dedupe_key"]) if batch else ""
-        answer = await self._repeated(
-            "/api/v1/events/batch", {"events": batch}, PublishedBatch, key=key, within_s=within_s
-        )
+        body = {"events": batch}
+        try:
+            answer = await self._repeated(
+                "/api/v1/events/batch", body, PublishedBatch, key=key, within_s=within_s
+            )
+        except HubUnreachable as error:
+            error.facts["dedupe_keys"] = [one["dedupe_key"] for one in batch]
+            raise
         return answer.events
+
+    async def enqueue(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        type: str | None = None,
+        dedupe_key: str | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        traceparent: str | None = None,
+        reply_within_s: float | None = None,
+    ) -> Enqueued:
+        """Keep an event in the outbox; it is on this machine's disk when this returns.
+
+        It is sent as soon as the hub is there, by this process or a later one, in the
+        order of the enqueue() calls of its channel; the members are those of publish(). The order
+        between this and publish() is not promised. Raises OutboxFull; see Outbox.
+        """
+        return await self.outbox.enqueue(
+            channel,
+            data,
+            type=type,
+            dedupe_key=dedupe_key,
+            correlation_id=correlation_id,
+            causation_id=causation_id,
+            traceparent=traceparent,
+            reply_within_s=reply_within_s,
+        )
 
     def subscribe(
         self,
@@ -243,6 +317,59 @@ class Client:
             after = page.next
             if after is None:
                 return found
+
+    async def receipt(
+        self, event_id: str, *, until: Step = "woken", wait_s: float = 0.0
+    ) -> Receipt:
+        """How far a message to an inbox came; waits up to `wait_s` for the step `until`."""
+        return await read_receipt(self, event_id, until=until, wait_s=wait_s)
+
+    async def reply(
+        self,
+        to: Event,
+        data: Any,
+        *,
+        channel: str | None = None,
+        type: str | None = None,
+        dedupe_key: str | None = None,
+        traceparent: str | None = None,
+        reply_within_s: float | None = None,
+        within_s: float = PUBLISH_WITHIN_S,
+    ) -> Published:
+        """Answer an event in its sender's inbox (or on `channel`), as its effect and in its
+        correlation, which ends what the sender waits for; else as publish()."""
+        return await reply(
+            self,
+            to,
+            data,
+            channel=channel,
+            type=type,
+            dedupe_key=dedupe_key,
+            traceparent=traceparent or to.traceparent,
+            reply_within_s=reply_within_s,
+            within_s=within_s,
+        )
+
+    def wakeable(
+        self,
+        on_message: OnMessage,
+        *,
+        ttl_s: float = 30.0,
+        how: str = "client",
+        confirms: bool = True,
+        on_failure: Callable[[Event, Exception], None] | None = None,
+        on_state: Callable[[str], None] | None = None,
+    ) -> Wakeable:
+        """Be woken by messages to one's inbox: an async context; see Wakeable."""
+        return Wakeable(
+            self,
+            on_message,
+            ttl_s=ttl_s,
+            how=how,
+            confirms=confirms,
+            on_failure=on_failure,
+            on_state=on_state,
+        )
 
     async def presence(self) -> list[PresenceInfo]:
         """The accounts that are connected."""
@@ -445,7 +572,7 @@ class Client:
                 is_lost = isinstance(error, HubUnreachable | OutcomeUnknown) or error.retryable
                 if retry.is_unsure and is_lost:
                     raise outcome_unknown(error, key) from None
-                raise
+                raise naming_key(error, key) from None
 
 
 def _members(**members: Any) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from clawnet.core.errors import (
 class HubUnreachable(ClawError):
     """No answer came: the hub does not run, or the way to it is cut.
 
-    After a publish the outcome is unknown; `facts["dedupe_key"]` then names
-    the key under which it can be repeated safely.
+    After a publish `facts["dedupe_key"]` names the key under which it can be repeated safely;
+    the message says if the outcome is unknown.
     """
 
     code = "hub_unreachable"

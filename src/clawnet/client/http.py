@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -64,13 +65,14 @@ class HubHttp:
         about at all, so that nothing can have happened.
         """
         address = self.address
-        kind = http.client.HTTPSConnection if address.is_tls else http.client.HTTPConnection
         wait_s = timeout_s or self._timeout_s
-        connection = kind(address.host, address.port, timeout=wait_s)
+        connection = self._connection(wait_s)
         try:
             connection.connect()
         except (OSError, UnicodeError) as error:
             connection.close()
+            if address.is_tls:
+                _raise_untrusted(address, error)
             raise HubUnreachable(
                 f"No hub answers at {address.url} ({_reason(error)}).", is_refused=True
             ) from None
@@ -93,8 +95,7 @@ class HubHttp:
         The timeout is for each line.
         """
         address = self.address
-        kind = http.client.HTTPSConnection if address.is_tls else http.client.HTTPConnection
-        connection = kind(address.host, address.port, timeout=self._timeout_s)
+        connection = self._connection(self._timeout_s)
         try:
             connection.request(method, address.path + path, headers=self._headers())
             response = connection.getresponse()
@@ -104,11 +105,21 @@ class HubHttp:
             for line in response:
                 yield json.loads(line)
         except (OSError, http.client.HTTPException, ValueError) as error:
+            if address.is_tls:
+                _raise_untrusted(address, error)
             raise HubUnreachable(
                 f"The connection to {address.url} broke ({_reason(error)})."
             ) from None
         finally:
             connection.close()
+
+    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        host, port = self.address.host, self.address.port
+        if not self.address.is_tls:
+            return http.client.HTTPConnection(host, port, timeout=timeout_s)
+        from clawnet.client.trust import tls_context
+
+        return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls_context())
 
     def _headers(self) -> dict[str, str]:
         headers = {"Accept": "application/json", "User-Agent": "clawnet"}
@@ -162,6 +173,9 @@ class HubHttp:
         type: str | None = None,
         dedupe_key: str | None = None,
         correlation_id: str | None = None,
+        causation_id: str | None = None,
+        traceparent: str | None = None,
+        reply_within_s: float | None = None,
         within_s: float = PUBLISH_WITHIN_S,
         is_patient: bool = False,
         sleep: Callable[[float], None] = time.sleep,
@@ -174,7 +188,14 @@ class HubHttp:
         `within_s` is over. A rate limit is for the caller to wait out. Raises ClawError.
         """
         key = dedupe_key or new_dedupe_key()
-        members = {"type": type, "dedupe_key": key, "correlation_id": correlation_id}
+        members: dict[str, Any] = {
+            "type": type,
+            "dedupe_key": key,
+            "correlation_id": correlation_id,
+            "causation_id": causation_id,
+            "traceparent": traceparent,
+            "expect": None if reply_within_s is None else {"reply_within_s": reply_within_s},
+        }
         given = {name: value for name, value in members.items() if value is not None}
         rest = json.dumps(given, separators=(",", ":")).encode()
         # The data's own bytes are spliced in, so that numbers stay as they were written.
@@ -216,6 +237,14 @@ def outcome_unknown(failure: ClawError, key: str) -> ClawError:
     )
 
 
+def naming_key(failure: ClawError, key: str) -> ClawError:
+    """A copy of a failed publish's error; of a hub that was not reached it names the key."""
+    named = copy(failure)
+    if isinstance(failure, HubUnreachable):
+        named.facts = {**failure.facts, "dedupe_key": key}
+    return named
+
+
 def decode(answer: Answer, address: Address) -> Any:
     """The JSON of an answer with status 2xx; None for an empty one. Raises ClawError."""
     if 300 <= answer.status < 400:
@@ -232,6 +261,15 @@ def decode(answer: Answer, address: Address) -> Any:
         return json.loads(answer.body)
     except ValueError:
         raise UnexpectedAnswer(f"{address.url} answered with something that is no JSON.") from None
+
+
+def _raise_untrusted(address: Address, error: Exception) -> None:
+    import ssl
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        from clawnet.client.trust import untrusted
+
+        raise untrusted(address.url, error) from None
 
 
 def _reason(error: Exception) -> str:

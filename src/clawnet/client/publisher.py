@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from copy import copy
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from clawnet.client.address import Address
 from clawnet.client.backoff import Backoff
 from clawnet.client.errors import HubUnreachable, UnexpectedAnswer
-from clawnet.client.http import outcome_unknown
+from clawnet.client.http import naming_key, outcome_unknown
 from clawnet.client.transport import open_websocket
 from clawnet.client.wire import PublishAnswer, decode_publish_answer
 from clawnet.core.calls.publishing import Published
@@ -52,7 +51,8 @@ class _Entry:
         is_lost = isinstance(error, HubUnreachable | OutcomeUnknown) or error.retryable
         unknown = self.is_unsure and is_lost
         # A copy: what is raised in many tasks would gather the traceback of each.
-        self.future.set_exception(outcome_unknown(error, self.key) if unknown else copy(error))
+        told = outcome_unknown if unknown else naming_key
+        self.future.set_exception(told(error, self.key))
 
 
 class Publisher:

@@ -13,6 +13,9 @@ from clawnet.core.errors import ClawError, OutcomeUnknown
 
 T = TypeVar("T")
 
+LAST_WITHIN_S = 1.0
+"""So long before the end the last attempt begins, at the earliest."""
+
 
 class Retry:
     """Attempts with growing waits within `within_s`; None means for ever.
@@ -20,7 +23,8 @@ class Retry:
     Only what the hub calls retryable is repeated: 429, 503 and 507, and lost
     connections; what it asks for in Retry-After is waited for, and `on_failure`
     hears of each that will be repeated. When time is up the last failure is
-    raised. `is_unsure` says afterwards whether one of
+    raised; before that, what would come too late is tried once more, in time
+    for an answer. `is_unsure` says afterwards whether one of
     the attempts may have had its effect without an answer.
     """
 
@@ -46,6 +50,7 @@ class Retry:
 
     async def run(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Call `attempt` until it returns. Raises its ClawError."""
+        is_last = False
         while True:
             try:
                 return await attempt()
@@ -54,8 +59,13 @@ class Retry:
                     raise
                 self.is_unsure = self.is_unsure or _may_have_happened(error)
                 wait_s = self._backoff.next_s(error.retry_after_s)
-                if self._end is not None and self._now() + wait_s >= self._end:
-                    raise
+                left_s = None if self._end is None else self._end - self._now()
+                if left_s is not None and wait_s >= left_s:
+                    if is_last or left_s <= (error.retry_after_s or 0.0):
+                        raise
+                    is_last = True
+                    early_s = left_s - min(LAST_WITHIN_S, left_s / 2)
+                    wait_s = max(early_s, error.retry_after_s or 0.0)
                 if self._on_failure is not None:
                     self._on_failure(error)
             await self._sleep(wait_s)

@@ -12,6 +12,8 @@ from clawnet.client.http import Answer
 from clawnet.core.errors import BadConfiguration
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
     from websockets.asyncio.client import ClientConnection
 
@@ -55,6 +57,8 @@ class Transport:
                 timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_WITHIN_S)),
             )
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            if self.address.is_tls:
+                _raise_untrusted(self.address, error)
             raise HubUnreachable(
                 f"No hub answers at {self.address.url} ({_reason(error)}).", is_refused=True
             ) from None
@@ -72,8 +76,14 @@ class Transport:
             headers = {"Accept": "application/json", "User-Agent": "clawnet"}
             if self._token is not None:
                 headers["Authorization"] = f"Bearer {self._token}"
+            verify: ssl.SSLContext | bool = True
+            if self.address.is_tls:
+                from clawnet.client.trust import tls_context
+
+                verify = tls_context()
             self._pool = httpx.AsyncClient(
                 headers=headers,
+                verify=verify,
                 # A proxy of the environment, or a redirect, would be shown the token.
                 trust_env=False,
                 follow_redirects=False,
@@ -102,9 +112,15 @@ async def open_websocket(
     from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 
     url = address.url
+    context = None
+    if address.is_tls:
+        from clawnet.client.trust import tls_context
+
+        context = tls_context()
     try:
         return await connect(
             address.websocket_url,
+            ssl=context,
             additional_headers={"Authorization": f"Bearer {token}"} if token else {},
             compression=None,
             # A proxy of the environment would be shown the token.
@@ -127,11 +143,26 @@ async def open_websocket(
     except TimeoutError:
         raise HubUnreachable(f"No hub answers at {url} (timed out).") from None
     except OSError as error:
+        if address.is_tls:
+            _raise_untrusted(address, error)
         # asyncio's own text repeats the address; the system's is enough.
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise HubUnreachable(f"No hub answers at {url} ({reason}).") from None
     except (InvalidHandshake, EOFError) as error:
         raise HubUnreachable(f"{url} does not speak WebSocket ({error}).") from None
+
+
+def _raise_untrusted(address: Address, error: BaseException) -> None:
+    """Tell a certificate that is not trusted from a hub that is not there."""
+    import ssl
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            from clawnet.client.trust import untrusted
+
+            raise untrusted(address.url, cause) from None
+        cause = cause.__cause__ or cause.__context__
 
 
 def _reason(error: Exception) -> str:

@@ -85,6 +85,7 @@ class PublishAnswer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     offset: int = 0
     epoch: str = ""
     deduped: bool = False
+    correlation_id: str | None = None
     error: dict[str, Any] | None = None
 
     @property
@@ -95,6 +96,7 @@ class PublishAnswer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             offset=self.offset,
             epoch=self.epoch,
             deduped=self.deduped,
+            correlation_id=self.correlation_id,
         )
 
     @property

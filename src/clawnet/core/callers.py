@@ -59,3 +59,6 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
 HUB = Caller(account="hub", handle="hub", role="master", kind="service", is_hub=True)
 """The hub's own voice. `hub` is a reserved id that no account can have."""
+
+STRANGER = Caller(account=None, scopes=frozenset())
+"""Who has no token and asks for one: redeems an invitation, registers. Limited by address."""

@@ -91,7 +91,10 @@ class Unauthenticated(ClawError):
 
     code = "unauthenticated"
     status = 401
-    next = "Get a token from whoever runs the hub (claw token create) and run claw login --token."
+    next = (
+        "Get a token from whoever runs the hub (claw token create --account YOU), then run "
+        "claw login --token TOKEN."
+    )
 
 
 class Forbidden(ClawError):
@@ -99,7 +102,10 @@ class Forbidden(ClawError):
 
     code = "forbidden"
     status = 403
-    next = "Ask the channel's owner for a grant (claw grant), or use a channel of your own."
+    next = (
+        "To read, ask the channel's owner for a grant (claw grant YOU CHANNEL); to write, use a "
+        "channel of your own (agent.YOU.TOPIC) or a public one."
+    )
 
 
 class NotFound(ClawError):
@@ -107,7 +113,7 @@ class NotFound(ClawError):
 
     code = "not_found"
     status = 404
-    next = "Check the name; claw channels and claw account list show what there is."
+    next = "Correct the name; claw channels and claw account list show what there is."
 
 
 class MethodNotAllowed(ClawError):
@@ -115,7 +121,7 @@ class MethodNotAllowed(ClawError):
 
     code = "method_not_allowed"
     status = 405
-    next = "Use one of the methods in the Allow header."
+    next = "Use one of the methods that the Allow header of this answer names."
 
 
 class DedupeConflict(ClawError):
@@ -131,7 +137,15 @@ class Conflict(ClawError):
 
     code = "conflict"
     status = 409
-    next = "Read the present state and decide anew."
+    next = "Read what is there now (GET it, or list), then choose another name or ask anew."
+
+
+class InvitationInvalid(ClawError):
+    """The invitation was used, has ended or never was."""
+
+    code = "invitation_invalid"
+    status = 410
+    next = "Ask whoever invited you for a new link (claw invite), and check that it is whole."
 
 
 class PayloadTooLarge(ClawError):
@@ -155,7 +169,7 @@ class Refused(ClawError):
 
     code = "refused"
     status = 422
-    next = "Read the reason; the hub's operator set this rule."
+    next = "Change the event as the reason says, or ask the hub's operator, who set this rule."
 
 
 class RateLimited(ClawError):
@@ -164,7 +178,7 @@ class RateLimited(ClawError):
     code = "rate_limited"
     status = 429
     retryable = True
-    next = "Wait as long as Retry-After says, then send again with the same dedupe key."
+    next = "Wait as long as Retry-After says, then try again; a publish with the same dedupe key."
 
 
 class HeadersTooLarge(ClawError):
@@ -181,7 +195,7 @@ class Unavailable(ClawError):
     code = "unavailable"
     status = 503
     retryable = True
-    next = "Try again after the time in Retry-After, with the same dedupe key."
+    next = "Try again after the time in Retry-After; a publish with the same dedupe key."
 
 
 class OutcomeUnknown(ClawError):
@@ -199,7 +213,10 @@ class DiskFull(ClawError):
     code = "disk_full"
     status = 507
     retryable = True
-    next = "Free disk space on the hub's machine; reading goes on and revoking works meanwhile."
+    next = (
+        "Free disk space on the hub's machine, then try again, a publish with the same dedupe key; "
+        "reading goes on and revoking works meanwhile."
+    )
 
 
 class TooManySubscriptions(ClawError):
@@ -208,6 +225,14 @@ class TooManySubscriptions(ClawError):
     code = "too_many_subscriptions"
     status = 429
     next = "Unsubscribe from something, or use a pattern instead of many names."
+
+
+class TooManyExpectations(ClawError):
+    """The account waits for as many answers as it may."""
+
+    code = "too_many_expectations"
+    status = 429
+    next = "Publish without expect, or wait until some of the answers came or were missed."
 
 
 class AlreadyRunning(ClawError):
@@ -223,7 +248,23 @@ class StorageCorrupt(ClawError):
 
     code = "storage_corrupt"
     status = 500
-    next = "Run claw doctor; restore a backup with claw restore if it cannot be mended."
+    next = (
+        "Look with claw doctor; then put a backup in its place (claw restore BACKUP) and start "
+        "the hub."
+    )
+
+
+class OutboxFull(ClawError):
+    """The outbox on this machine has no room for the event; it is not kept."""
+
+    code = "outbox_full"
+    status = 507
+    retryable = True
+    next = (
+        "Send what waits (claw outbox flush), clear what was refused (claw outbox refused "
+        "--clear), or give the outbox more room (Outbox(entries_max=…, bytes_max=…) in Python); "
+        "then enqueue it again."
+    )
 
 
 class BadConfiguration(ClawError):
@@ -231,9 +272,16 @@ class BadConfiguration(ClawError):
 
     code = "bad_configuration"
     status = 500
-    next = "Correct the setting that the message names."
+    next = "Correct the setting that the message names (claw config --show lists all), then retry."
 
 
 ERRORS: tuple[type[ClawError], ...] = tuple(
     sorted(ClawError.__subclasses__(), key=lambda error: error.code)
 )
+
+
+def meaning_of(error: type[ClawError]) -> str:
+    """One sentence: the first line of the class's docstring."""
+    if error is ClawError:
+        return "The request failed inside the hub; this is a defect."
+    return (error.__doc__ or "").strip().splitlines()[0]

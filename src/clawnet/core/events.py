@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from clawnet.core.channels import is_pattern, matches, parse_pattern
 from clawnet.core.errors import BadRequest, InvalidType
 
 Source = Literal["user", "agent", "system", "external"]
@@ -28,8 +29,11 @@ TYPES: dict[str, tuple[str, ...]] = {
     "channel": ("locked", "unlocked"),
     "grant": ("given", "revoked"),
     "account": ("created", "updated", "deleted", "blocked", "unblocked"),
+    "invitation": ("created", "redeemed", "revoked"),
+    "world": ("created",),
     "token": ("created", "revoked"),
     "consumer": ("dead_lettered",),
+    "expectation": ("missed",),
     "system": ("started", "shutdown", "error"),
 }
 """The closed table of type names by category; besides it there are free x.* names.
@@ -49,8 +53,9 @@ class Draft(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """An event that has passed the door and the rights and waits for the commit.
 
     `members` is JSON text without braces (see render_members); `identity`
-    and `digest` are set exactly if the sender gave a dedupe key. `id` and
-    `ts_ms` are given only by a restore or an import.
+    and `digest` are set exactly if the sender gave a dedupe key, `trace_id` exactly
+    if `members` have a traceparent. `id` and `ts_ms` are given only by a restore or
+    an import.
     """
 
     world: str
@@ -60,6 +65,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     members: str
     data: str
     correlation_id: str | None = None
+    trace_id: str | None = None
     identity: bytes | None = None
     digest: bytes | None = None
     id: str | None = None
@@ -110,6 +116,26 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True):
     handle: str
 
 
+class Expect(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The sender waits for an answer: an event with its correlation id, within this time.
+
+    Silence becomes an `expectation.missed` event in the sender's inbox.
+    """
+
+    reply_within_s: float
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an event came from that this hub did not hear itself: its first id, time and place,
+    and the account that put it here and vouches for it."""
+
+    id: str
+    ts: str
+    epoch: str
+    seq: int
+    by: str
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A native envelope, decoded. For clients and tests; the hub itself passes text."""
 
@@ -129,6 +155,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     causation_id: str | None = None
     dedupe_key: str | None = None
     room: str | None = None
+    traceparent: str | None = None
+    expect: Expect | None = None
+    imported: Imported | None = None
 
 
 def seq_of(body: bytes) -> int:
@@ -171,6 +200,20 @@ def check_type(name: str, *, is_hub: bool = False) -> str:
     raise InvalidType(f"{ascii(name[:80])} is not a known event type.{hint}")
 
 
+def check_types(pattern: str) -> str:
+    """Admit a type's name or a pattern that covers some. Raises InvalidType, InvalidChannel."""
+    if not is_pattern(pattern):
+        return check_type(pattern, is_hub=True)
+    parse_pattern(pattern)
+    if not pattern.startswith("x.") and not any(matches(pattern, name) for name in _KNOWN):
+        import difflib
+
+        near = difflib.get_close_matches(pattern, [f"{category}.*" for category in TYPES], n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise InvalidType(f"No event type is covered by {ascii(pattern[:80])}.{hint}")
+    return pattern
+
+
 def quote_name(name: str) -> str:
     """A channel's name as a JSON string; free names may hold quotes and backslashes."""
     if '"' in name or "\\" in name:
@@ -203,6 +246,8 @@ def render_members(
     correlation_id: str | None = None,
     causation_id: str | None = None,
     dedupe_key: str | None = None,
+    traceparent: str | None = None,
+    reply_within_s: float | None = None,
 ) -> str:
     """The envelope's members between `ts` and `data`, as JSON text without braces."""
     text = opening
@@ -212,6 +257,10 @@ def render_members(
         text += f',"causation_id":{quote(causation_id)}'
     if dedupe_key is not None:
         text += f',"dedupe_key":{quote(dedupe_key)}'
+    if traceparent is not None:
+        text += f',"traceparent":"{traceparent}"'
+    if reply_within_s is not None:
+        text += f',"expect":{{"reply_within_s":{reply_within_s!r}}}'
     return text
 
 
@@ -224,6 +273,11 @@ def dedupe_identity(*, world: str, actor_id: str, channel: str, key: str) -> byt
     """Which publishes count as the same: 16 bytes over world, sender, channel and key."""
     text = f"{world}\0{actor_id}\0{channel}\0{key}"
     return blake2b(text.encode(), digest_size=16).digest()
+
+
+def correlation_of(identity: bytes) -> str:
+    """The correlation id that the hub gives an event whose sender waits for an answer."""
+    return f"cor_{blake2b(identity, digest_size=12, person=b'correlation').hexdigest()}"
 
 
 def content_digest(*, type: str, data: str) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 _EVENT_ID = re.compile(
-    r"evt_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-([0-9a-f]{12})\Z"
+    r"evt_[0-9a-f]{8}-[0-9a-f]{4}-7([0-9a-f]{3})-([89ab][0-9a-f]{3})-([0-9a-f]{12})\Z"
 )
 
 
@@ -30,7 +30,13 @@ def event_id_prefix(*, ts_ms: int, salt: int) -> str:
 def seq_from_id(text: str) -> int | None:
     """The seq that an event id embeds, or None if the text is no event id."""
     found = _EVENT_ID.match(text)
-    return int(found[1], 16) if found else None
+    return int(found[3], 16) if found else None
+
+
+def salt_from_id(text: str) -> int | None:
+    """The salt that an event id embeds, or None if the text is no event id."""
+    found = _EVENT_ID.match(text)
+    return int(found[1], 16) << 14 | int(found[2], 16) & 0x3FFF if found else None
 
 
 def salt_of(epoch: str) -> int:

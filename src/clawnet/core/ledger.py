@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 import msgspec
 
@@ -229,7 +230,9 @@ class _Group:
         refusal = self._dedupe_refusal(unit.drafts)
         if refusal is not None:
             return refusal
-        decided = self._decide_changes(unit.changes)
+        happening = self._happening(unit) if unit.ties else []
+        due = tuple(compress(unit.changes, happening)) if happening else unit.changes
+        decided = self._decide_changes(due)
         if isinstance(decided, ClawError):
             return decided
         changes, revisions = decided
@@ -238,7 +241,24 @@ class _Group:
         for draft in unit.drafts:
             first = None if draft.identity is None else self._first_event(draft.identity)
             events.append(self._store(draft) if first is None else first)
+        if len(due) < len(unit.changes):
+            given = iter(revisions)
+            revisions = tuple([next(given) if is_due else 0 for is_due in happening])
         return Committed(tuple(events), revisions)
+
+    def _happening(self, unit: Unit) -> list[bool]:
+        """For each tied change, whether its event is new: also not a repeat within the unit."""
+        seen: set[bytes] = set()
+        new: list[bool] = []
+        for draft in unit.drafts:
+            identity = draft.identity
+            if identity is None:
+                new.append(True)
+                continue
+            # Nothing of the unit is stored yet, so its own earlier events are asked apart.
+            new.append(identity not in seen and self._first_event(identity) is None)
+            seen.add(identity)
+        return [new[index] for index in unit.ties]
 
     def _first_event(self, identity: bytes) -> Existing | None:
         # `recent` before `older`: a rotation between the two lookups moves entries that way.
@@ -285,6 +305,7 @@ class _Group:
                 return Conflict(
                     f"{key} {what}; the change was meant for revision {change.if_revision}.",
                     key=key,
+                    revision=revision,
                 )
             if isinstance(change, Put):
                 revision = (revision or floor) + 1

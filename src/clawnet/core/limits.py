@@ -29,6 +29,11 @@ class Bucket:
         self._level = level
         return (wanted - level) / self.rate_per_s
 
+    def wait_s(self, n: float, *, now_s: float) -> float:
+        """What take() would answer, taking nothing."""
+        level = min(self.burst, self._level + (now_s - self._at_s) * self.rate_per_s)
+        return max(min(n, self.burst) - level, 0.0) / self.rate_per_s
+
     def is_full(self, *, now_s: float) -> bool:
         """Whether nothing was taken for so long that the bucket can be forgotten."""
         return self._level + (now_s - self._at_s) * self.rate_per_s >= self.burst

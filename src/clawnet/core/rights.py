@@ -13,8 +13,9 @@ from typing import Protocol
 import msgspec
 
 from clawnet.core.callers import Caller
-from clawnet.core.channels import Channel, Kind
+from clawnet.core.channels import Channel, Kind, parse
 from clawnet.core.errors import Forbidden, Unauthenticated
+from clawnet.core.events import Actor, Imported, place_of
 
 
 class Verb(Enum):
@@ -95,7 +96,7 @@ def decide(actor: Caller, verb: Verb, channel: Channel, facts: Facts) -> Decisio
     if not actor.allows(scope):
         return Denied(
             f"The token lacks the scope {scope}.",
-            f"Use a token with the scope {scope} (claw token create --scope {scope}).",
+            next=f"Use a token with the scope {scope} (claw token create --scope {scope}).",
         )
     if actor.account is None:
         return _decide_anonymous(actor, channel, facts)
@@ -111,7 +112,60 @@ def require(actor: Caller, verb: Verb, channel: Channel, facts: Facts) -> Allowe
         return decision
     if actor.account is None:
         raise Unauthenticated(decision.reason, channel=channel.name)
-    raise Forbidden(decision.reason, next=decision.next, channel=channel.name)
+    raise refusal(decision, channel.name)
+
+
+def refusal(denied: Denied, channel: str) -> Forbidden:
+    """What a denial is for whoever asked."""
+    return Forbidden(denied.reason, next=denied.next, channel=channel)
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """Of an envelope: who spoke, where, and whether this hub heard it itself."""
+
+    actor: Actor
+    world: str
+    imported: Imported | None = None
+
+
+_said = msgspec.json.Decoder(_Said).decode
+
+
+def is_own_word(actor: Caller, *, actor_id: str, world: str, is_imported: bool) -> bool:
+    """Whether an event is what `actor` itself said to this hub (docs/adr/0011).
+
+    Such a one it may read back by its id and in a trace, wherever it stands: it said it. That
+    opens nothing else, no history, subscription, consumer or export. An imported event is the
+    importer's word for what was said elsewhere, and nobody's own.
+    """
+    if actor.account is None or actor.is_hub or is_imported or not actor.allows("events:read"):
+        return False
+    return (actor_id, world) == (actor.account, actor.world)
+
+
+def may_read_event(actor: Caller, body: bytes, facts: Facts) -> bool:
+    """Whether `actor` may read one stored event, given as its envelope, by its id or in a trace."""
+    _, name, offset = place_of(body)
+    decision = decide(actor, Verb.READ, parse(name), facts)
+    if isinstance(decision, Allowed) and offset >= decision.from_offset:
+        return True
+    said = _said(body)
+    return is_own_word(
+        actor, actor_id=said.actor.id, world=said.world, is_imported=said.imported is not None
+    )
+
+
+def uncovered(actor: Caller, pattern: str) -> Forbidden:
+    """The refusal of a pattern whose coverage is NONE, with what leads out of it."""
+    advice = _INBOX
+    if not actor.allows("events:read"):
+        scope = "events:read"
+        advice = f"Use a token with the scope {scope} (claw token create --scope {scope})."
+    elif actor.account is None:
+        advice = "Without a token only exact names can be followed; log in for patterns."
+    return Forbidden(
+        f"Nothing that {pattern} covers may be read by this caller.", next=advice, channel=pattern
+    )
 
 
 def _undeclared(name: str) -> Denied:
@@ -143,31 +197,45 @@ def _decide_publish(actor: Caller, account: str, channel: Channel, facts: Facts)
         case Kind.AGENT_PUBLIC | Kind.AGENT_PRIVATE:
             if channel.owner == account:
                 return Allowed("owner")
-            return Denied(f"Only {channel.owner} may publish on {channel.name}.")
+            return Denied(
+                f"Only {channel.owner} may publish on {channel.name}.",
+                next=f"Use a channel of your own (agent.{account}.<topic>) or public.<topic>; to "
+                f"reach its owner: claw pub agent.{channel.owner}.inbox.",
+            )
         case Kind.INBOX:
             owner = channel.owner or ""
             if not facts.has_account(world, owner):
-                return Denied(f"There is no account {owner}.")
+                return Denied(f"There is no account {owner}.", next=_NO_ACCOUNT)
             if facts.is_blocked(world, owner, account):
-                return Denied(f"{owner} does not take messages from this account.")
+                return Denied(
+                    f"{owner} does not take messages from this account.",
+                    next=f"Do not repeat it; only {owner} can let you in again: "
+                    f"claw unblock {account}.",
+                )
             return Allowed("any account may write to an inbox")
         case Kind.DM:
             peers = channel.peers or ()
             if account not in peers:
-                return Denied("Only the two whose ids it names may write here.")
+                return Denied("Only the two whose ids it names may write here.", next=_NOT_ONE)
             for peer in peers:
                 if not facts.has_account(world, peer):
                     # As with an inbox: nobody would ever read it.
-                    return Denied(f"There is no account {peer}.")
+                    return Denied(f"There is no account {peer}.", next=_NO_ACCOUNT)
             return Allowed("one of the two")
         case Kind.ROOM:
             if facts.granted(world, account, channel.name, "publish") is not None:
                 return Allowed("member")
-            return Denied(f"Only members may write in {channel.name}.")
+            return Denied(
+                f"Only members may write in {channel.name}.",
+                next=_grant_by_a_master(account, f"{channel.name} --verb publish"),
+            )
         case Kind.FREE:
             return _decide_free(actor, account, channel, facts, "publish")
         case _:
-            return Denied(f"Only the hub publishes on {channel.name}.")
+            return Denied(
+                f"Only the hub publishes on {channel.name}.",
+                next=f"Use a channel of your own (agent.{account}.<topic>) or public.<topic>.",
+            )
 
 
 def _decide_read(actor: Caller, account: str, channel: Channel, facts: Facts) -> Decision:
@@ -180,22 +248,28 @@ def _decide_read(actor: Caller, account: str, channel: Channel, facts: Facts) ->
         case Kind.INBOX:
             if channel.owner == account:
                 return Allowed("owner")
-            return Denied(f"Only {channel.owner} reads this inbox.")
+            return Denied(f"Only {channel.owner} reads this inbox.", next=_INBOX)
         case Kind.AGENT_PRIVATE:
             return _decide_private(world, account, channel, facts)
         case Kind.DM:
             if channel.peers is not None and account in channel.peers:
                 return Allowed("one of the two")
-            return Denied("Only the two whose ids it names may read here.")
+            return Denied("Only the two whose ids it names may read here.", next=_NOT_ONE)
         case Kind.ROOM:
             opened = facts.granted(world, account, channel.name, "read")
             if opened is not None:
                 return Allowed("member", opened)
-            return Denied(f"Only members may read {channel.name}.")
+            return Denied(
+                f"Only members may read {channel.name}.",
+                next=_grant_by_a_master(account, channel.name),
+            )
         case Kind.SYSTEM:
             if actor.role == "master":
                 return Allowed("a master reads the system's channels")
-            return Denied("Only a master or a warden reads the system's channels.")
+            return Denied(
+                "Only a master or a warden reads the system's channels.",
+                next="No grant opens them; ask the hub's operator for what you need to know.",
+            )
         case Kind.FREE:
             return _decide_free(actor, account, channel, facts, "read")
 
@@ -227,7 +301,20 @@ def _decide_free(
         opened = facts.granted(actor.world, account, channel.name, verb)
         if opened is not None:
             return Allowed("granted", opened)
-    return Denied(f"{ascii(channel.name)} is not open to this account.")
+        more = " --verb publish" if verb == "publish" else ""
+        advice = _grant_by_a_master(account, f"{channel.name}{more}")
+    else:
+        advice = "Nobody may; the hub's operator can open it under channels.namespaces."
+    return Denied(f"{ascii(channel.name)} is not open to this account.", next=advice)
+
+
+_INBOX = "Only its owner reads an inbox; claw inbox shows your own."
+_NOT_ONE = "Write to the inbox of either (agent.<id>.inbox), or use a channel of your own."
+_NO_ACCOUNT = "Correct the id; claw account list shows who there is."
+
+
+def _grant_by_a_master(account: str, rest: str) -> str:
+    return f"Ask for: claw grant {account} {rest}, by a master."
 
 
 class Coverage(Enum):

@@ -39,17 +39,22 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     """What is committed whole or not at all.
 
     `is_narrowing` marks revocations: they may use the ballast when the disk is full.
+    `ties` names, for each change, the draft (by index) to which it belongs: if that event was
+    there before (a repeated publish, also of an earlier draft of this unit), the change does
+    not happen either. Empty: all happen.
     """
 
     drafts: tuple[Draft, ...] = ()
     changes: tuple[Put | Delete, ...] = ()
     is_narrowing: bool = False
+    ties: tuple[int, ...] = ()
 
 
 class Committed(msgspec.Struct, frozen=True):
     """The unit is durable. One entry for each draft: Stored if new, Existing if repeated.
 
-    `revisions` holds the new revision of each Put, in order (0 for a Delete).
+    `revisions` holds the new revision of each Put, in order (0 for a Delete, and for what
+    did not happen because its event was a repeat).
     """
 
     events: tuple[Stored | Existing, ...]
@@ -58,4 +63,4 @@ class Committed(msgspec.Struct, frozen=True):
 
 Outcome = Committed | ClawError
 """What became of one unit: committed, or refused with nothing stored
-(DedupeConflict with `index`, Conflict with `key`, DiskFull)."""
+(DedupeConflict with `index`, Conflict with `key` and its `revision`, 0 if absent, DiskFull)."""

@@ -11,35 +11,59 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
+from msgspec import Meta
 
 from clawnet.core.live import End
 from clawnet.doors.wheel import Timed, Wheel
 
 
 class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits on connections, whatever they speak. Times in seconds.
+    """Limits on connections, whatever they speak."""
 
-    A head is an HTTP request's first line and headers. `first_command_s`: a
-    WebSocket that has said nothing valid by then is closed. `ping_s`: how
-    often an idle WebSocket is pinged; one that says nothing until the next
-    ping is taken for dead. `linger_s`: how long a closing WebSocket waits for
-    the other side. Above `write_high_bytes` of unsent frames a reader is slow.
-    """
-
-    connections_max: int = 20_000
-    unauthenticated_per_address_max: int = 4_096
-    head_max_bytes: int = 32_768
-    head_timeout_s: float = 10.0
-    body_stall_s: float = 30.0
-    keep_alive_s: float = 5.0
-    first_command_s: float = 10.0
-    ping_s: float = 25.0
-    linger_s: float = 2.0
-    write_high_bytes: int = 262_144
-    message_max_bytes: int = 65_536 + 8_192
+    connections_max: Annotated[
+        int, Meta(ge=1, description="How many connections there may be at once.")
+    ] = 20_000
+    unauthenticated_per_address_max: Annotated[
+        int, Meta(ge=1, description="How many of one address that have shown no valid token.")
+    ] = 4_096
+    head_max_bytes: Annotated[
+        int, Meta(ge=1_024, description="The largest first line and headers of a request.")
+    ] = 32_768
+    head_timeout_s: Annotated[
+        float,
+        Meta(gt=0, description="How long a request's head, or a TLS handshake, may take to come."),
+    ] = 10.0
+    body_stall_s: Annotated[
+        float, Meta(gt=0, description="How long a request's body may stand still.")
+    ] = 30.0
+    keep_alive_s: Annotated[
+        float, Meta(gt=0, description="How long a connection may wait for its next request.")
+    ] = 5.0
+    first_command_s: Annotated[
+        float,
+        Meta(gt=0, description="A WebSocket that has said nothing valid by then is closed."),
+    ] = 10.0
+    ping_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="How often an idle WebSocket is pinged;"
+            " one that stays silent until the next ping is taken for dead.",
+        ),
+    ] = 25.0
+    linger_s: Annotated[
+        float,
+        Meta(ge=0, description="How long a closing WebSocket waits for the other side."),
+    ] = 2.0
+    write_high_bytes: Annotated[
+        int, Meta(ge=1_024, description="A WebSocket with more unsent bytes is a slow reader.")
+    ] = 262_144
+    message_max_bytes: Annotated[
+        int, Meta(ge=1_024, description="The largest message that a WebSocket may send.")
+    ] = 65_536 + 8_192
 
 
 class Standing(IntEnum):

@@ -27,6 +27,7 @@ from clawnet.core.live import End
 from clawnet.doors.connections import ConnectionSettings
 from clawnet.doors.gate import GateSettings
 from clawnet.doors.protocol import HubProtocol, Seam
+from clawnet.doors.tls import TlsContext, TlsListener
 from clawnet.doors.wheel import TICK_S
 
 BACKLOG = 2_048
@@ -84,6 +85,7 @@ class HubServer(uvicorn.Server):
         *,
         settings: ServerSettings,
         seam: Seam,
+        tls: TlsContext | None = None,
         on_listening: Callable[[str], None] = lambda url: None,
         on_stop_accepting: Step = nothing,
         on_drain: Step = nothing,
@@ -109,6 +111,7 @@ class HubServer(uvicorn.Server):
         self.settings = settings
         self.seam = seam
         self.url = ""
+        self._tls = tls
         self.is_stopped = asyncio.Event()
         self._on_listening = on_listening
         self._on_stop_accepting = on_stop_accepting
@@ -154,10 +157,14 @@ class HubServer(uvicorn.Server):
             app_state={},
             _loop=loop,
         )
-        self.servers: list[Any] = [
-            await loop.create_server(make, sock=sock, backlog=BACKLOG) for sock in listening
-        ]
-        self.url = url_of(self.settings.bind, listening[0].getsockname()[1])
+        self.servers: list[Any] = []
+        for sock in listening:
+            if self._tls is not None:
+                self.servers.append(TlsListener(sock, self._tls, seam=self.seam, then=make))
+            else:
+                self.servers.append(await loop.create_server(make, sock=sock, backlog=BACKLOG))
+        port = listening[0].getsockname()[1]
+        self.url = url_of(self.settings.bind, port, is_tls=self._tls is not None)
         self._ticked_at_s = loop.time()
         self._tick()
         self.started = True
@@ -227,6 +234,9 @@ class HubServer(uvicorn.Server):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=LEAVE_MAX_S / 2)
+        for server in self.servers:
+            if isinstance(server, TlsListener):
+                await server.wait_closed()
 
     # --- time and signals ---------------------------------------------------
 
@@ -307,9 +317,10 @@ async def listen(host: str, port: int) -> list[socket.socket]:
     raise failure
 
 
-def url_of(host: str, port: int) -> str:
+def url_of(host: str, port: int, *, is_tls: bool = False) -> str:
     """The address as a person would open it."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if is_tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _cannot_listen(error: OSError, *, host: str, port: int) -> BadConfiguration:

@@ -7,7 +7,7 @@ whom it serves survives a restart even when the messages do not.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -17,6 +17,7 @@ import apsw
 from clawnet.core.errors import DiskFull, OutcomeUnknown
 from clawnet.core.events import Existing, Stored
 from clawnet.core.ledger import Change, Decision, Head, Ledger
+from clawnet.core.trace import chain_keys
 from clawnet.core.units import Outcome, Unit
 from clawnet.engines.blocks import TimeBlocks
 from clawnet.engines.epochs import new_epoch
@@ -30,7 +31,9 @@ from clawnet.ports.log import (
     ChannelHead,
     Chunk,
     EpochStart,
+    IsDue,
     Missing,
+    Piece,
     StateEntry,
 )
 
@@ -39,7 +42,15 @@ WALK_MAX_SEQS = 4_096
 """How many places a read of the log looks at; it runs on the loop."""
 
 TRIM_MAX_EVENTS = 1_000
+TRIM_LOOK_EVENTS = 4_096
+"""How many places a piece of a trim looks at."""
+
 _WAL_PAGES_MAX = 1_000
+
+
+def _always(_channel: str, _type: str) -> bool:
+    return True
+
 
 _offset = attrgetter("offset")
 _seq = attrgetter("seq")
@@ -64,8 +75,9 @@ class MemoryEngine:
         self._identities: dict[int, bytes] = {}
         self._blocks = TimeBlocks()
         self._first_seq = 1
-        # Up to where a trim has looked, by what it keeps: what is kept is not looked at again.
-        self._trimmed: dict[frozenset[str], int] = {}
+        # Seqs by world and key, and the keys of a seq: see Log.correlated.
+        self._chains: dict[tuple[str, str], list[int]] = {}
+        self._chained: dict[int, tuple[str, ...]] = {}
 
     @property
     def epoch(self) -> str:
@@ -113,26 +125,70 @@ class MemoryEngine:
             self._blocks.add(event.seq, event.ts_ms)
             if draft.identity is not None:
                 self._identities[event.seq] = draft.identity
+            keys = chain_keys(draft)
+            if keys:
+                self._chained[event.seq] = keys
+                for name in keys:
+                    self._chains.setdefault((event.world, name), []).append(event.seq)
 
-    def trim_before(self, seq: int, *, keep_types: frozenset[str] = frozenset()) -> int:
+    def trim_before(self, seq: int) -> int:
+        after = self._first_seq - 1
+        while True:
+            piece = self.trim_due(seq, after_seq=after, is_due=_always)
+            if piece.removed or piece.is_end:
+                return piece.removed
+            after = piece.place
+
+    def trim_due(self, seq: int, *, after_seq: int, is_due: IsDue) -> Piece:
         seq = min(seq, self.last_seq)
-        place = max(self._trimmed.get(keep_types, 0) + 1, self._first_seq)
+        place = max(after_seq, self._first_seq - 1)
+        stop = min(seq, place + TRIM_LOOK_EVENTS)
         removed: dict[tuple[str, str], list[Stored]] = {}
         count = 0
-        while place <= seq and count < TRIM_MAX_EVENTS:
+        while place < stop and count < TRIM_MAX_EVENTS:
+            place += 1
             event = self._events.get(place)
-            if event is not None and event.type not in keep_types:
+            if event is not None and is_due(event.channel, event.type):
                 removed.setdefault((event.world, event.channel), []).append(event)
                 count += 1
-            place += 1
-        self._trimmed[keep_types] = place - 1
         for key, events in removed.items():
-            gone = {event.seq for event in events}
-            channel = self._channels[key]
-            reach = bisect_right(channel, events[-1].seq, key=_seq)
-            channel[:reach] = [event for event in channel[:reach] if event.seq not in gone]
-            self._remove(key, events)
-        return count
+            self._take_out(key, events)
+        is_end = place >= seq
+        return Piece(count, max(seq if is_end else place, after_seq), is_end)
+
+    def trim_channel_due(
+        self, world: str, name: str, *, is_due: IsDue, keep: int, before: int | None, above: int
+    ) -> Piece:
+        channel = self._channels.get((world, name), [])
+        stop = len(channel) if before is None else bisect_right(channel, before - 1, key=_offset)
+        last = stop
+        removed: list[Stored] = []
+        kept = 0
+        while stop > 0 and channel[stop - 1].offset > above:
+            if last - stop >= TRIM_MAX_EVENTS:
+                break
+            stop -= 1
+            event = channel[stop]
+            if is_due(name, event.type):
+                if kept < keep:
+                    kept += 1
+                else:
+                    removed.append(event)
+        is_end = stop == 0 or channel[stop - 1].offset <= above
+        place = above if is_end else channel[stop].offset
+        if removed:
+            removed.reverse()
+            self._take_out((world, name), removed)
+        return Piece(len(removed), place, is_end, kept)
+
+    def _take_out(self, key: tuple[str, str], events: list[Stored]) -> None:
+        """Remove some of a channel's events, ascending, from wherever in it they lie."""
+        gone = {event.seq for event in events}
+        channel = self._channels[key]
+        start = bisect_left(channel, events[0].seq, key=_seq)
+        reach = bisect_right(channel, events[-1].seq, key=_seq)
+        channel[start:reach] = [event for event in channel[start:reach] if event.seq not in gone]
+        self._remove(key, events)
 
     def trim_channel(self, world: str, name: str, *, keep: int) -> int:
         channel = self._channels.get((world, name), [])
@@ -145,11 +201,16 @@ class MemoryEngine:
 
     def _remove(self, key: tuple[str, str], events: list[Stored]) -> None:
         """Forget events that were just taken out of their channel's list."""
+        cut: dict[str, list[int]] = {}
         for event in events:
             del self._events[event.seq]
             identity = self._identities.pop(event.seq, None)
             if identity is not None:
                 self._ledger.forget(identity, event.seq)
+            for name in self._chained.pop(event.seq, ()):
+                cut.setdefault(name, []).append(event.seq)
+        for name, seqs in cut.items():
+            self._unchain((key[0], name), seqs)
         head = self._ledger.head(*key)
         assert head is not None
         channel = self._channels[key]
@@ -170,6 +231,14 @@ class MemoryEngine:
         while self._first_seq <= self.last_seq and self._first_seq not in self._events:
             self._first_seq += 1
         self._blocks.drop_before(self._first_seq)
+
+    def _unchain(self, key: tuple[str, str], seqs: list[int]) -> None:
+        chain = self._chains[key]
+        gone = set(seqs)
+        start, reach = bisect_left(chain, seqs[0]), bisect_right(chain, seqs[-1])
+        chain[start:reach] = [seq for seq in chain[start:reach] if seq not in gone]
+        if not chain:
+            del self._chains[key]
 
     # Reading.
 
@@ -314,6 +383,24 @@ class MemoryEngine:
         channel = self._channels[world, name]
         place = bisect_right(channel, seq, key=_seq)
         return below_gone(head, channel[place - 1].offset if place else 0, seq)
+
+    def correlated(
+        self,
+        world: str,
+        key: str,
+        *,
+        after_seq: int = 0,
+        limit: int = READ_MAX_EVENTS,
+        max_bytes: int = READ_MAX_BYTES,
+    ) -> Chunk:
+        chain = self._chains.get((world, key), [])
+        place = bisect_right(chain, after_seq)
+        page = _Page(limit, max_bytes)
+        while place < len(chain) and page.take(self._events[chain[place]]):
+            place += 1
+        is_end = place >= len(chain)
+        seq = max(after_seq, self.last_seq) if is_end else page.events[-1].seq
+        return page.chunk(offset=0, seq=seq, is_end=is_end, missing=[])
 
     def find(self, identity: bytes) -> Existing | None:
         return self._ledger.first_event(identity)

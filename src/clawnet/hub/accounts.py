@@ -1,4 +1,7 @@
-"""Accounts: create, change, delete, block. Ids are never given twice, handles are unique."""
+"""Accounts: create, change, delete, block. Ids are never given twice, handles are unique.
+
+Which names are free is hub.handles' affair, what may be a name core.handles'.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import msgspec
 from clawnet.core.callers import Caller
 from clawnet.core.calls.accounts import (
     AccountInfo,
+    AccountKind,
     AccountList,
     Block,
     Blocks,
@@ -17,24 +21,33 @@ from clawnet.core.calls.accounts import (
     ListAccounts,
     Me,
     MeInfo,
+    Proof,
     ReadAccount,
+    Role,
     Unblock,
     UpdateAccount,
 )
 from clawnet.core.calls.tokens import Done
 from clawnet.core.channels import is_account_id
-from clawnet.core.errors import BadRequest, Conflict, Forbidden, NotFound, Unauthenticated
+from clawnet.core.errors import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    NotFound,
+    RateLimited,
+    Unauthenticated,
+)
+from clawnet.core.handles import NEVER, check_handle, fold, is_reserved
 from clawnet.core.times import rfc3339
 from clawnet.core.units import Delete, Put
-from clawnet.hub.directory import Account, BlockRecord, fold
+from clawnet.hub.directory import Account, BlockRecord
+from clawnet.hub.handles import HELD_PER_ACCOUNT_MAX, HELD_S, HeldHandle
+from clawnet.hub.lookalikes import lookalikes_for
 from clawnet.hub.vault import put
 
 if TYPE_CHECKING:
     from clawnet.hub.hub import Hub
 
-RESERVED_IDS = frozenset({"all", "global", "system", "hub"})
-"""Never an account's id; `admin` is made by the hub itself."""
-HANDLE_MAX_CHARS = 64
 EVENTS = "system.accounts"
 
 
@@ -57,45 +70,94 @@ class Accounts:
         hub.handle(Blocks, self.blocks)
 
     async def create(self, call: CreateAccount, caller: Caller) -> AccountInfo:
-        """By a master. Raises Conflict for an id that is or was taken, or a handle in use."""
+        """By a master. Raises Conflict for an id or handle that is, was or looks taken."""
         need_master(caller, "accounts:write")
-        account_id = call.id.lower()
-        if not is_account_id(account_id) or account_id in RESERVED_IDS:
-            raise BadRequest(
-                f"{ascii(call.id[:80])} cannot be an account's id.",
-                next="Use 1 to 64 of a-z, 0-9, _ and -, and none of: all, global, system, hub.",
-            )
-        account = Account(
-            world=caller.world,
-            id=account_id,
-            name=call.id,
-            handle=check_handle(call.id if call.handle is None else call.handle),
+        account = await self.made(
+            caller.world,
+            call.id,
+            call.handle,
             role=call.role,
             kind=call.kind,
-            created_ms=self._hub.clock.wall_ms(),
+            proof="operator",
+            by=caller.account,
+            is_hub=caller.is_hub,
         )
         await self.store_new(account, caller)
         return info_of(account)
 
+    async def made(
+        self,
+        world: str,
+        given: str,
+        handle: str | None,
+        *,
+        role: Role,
+        kind: AccountKind,
+        proof: Proof,
+        by: str | None,
+        is_hub: bool = False,
+    ) -> Account:
+        """A new account that is not stored yet. Raises BadRequest, Conflict.
+
+        Only the hub itself (`is_hub`) gives names that are reserved.
+        """
+        hub = self._hub
+        account_id = given.lower()
+        shown = given if handle is None else handle
+        tables = await lookalikes_for(account_id, shown)
+        if not is_account_id(account_id) or account_id in NEVER:
+            raise BadRequest(
+                f"{ascii(given[:80])} cannot be an account's id.",
+                next="Use 1 to 64 of a-z, 0-9, _ and -, and none of: all, global, system, hub.",
+            )
+        if not is_hub and is_reserved(account_id, tables.looks):
+            raise BadRequest(
+                f"{ascii(given[:80])} cannot be an account's id: it is reserved, or looks like a"
+                " name that is.",
+                next="Choose a name that says whose agent it is.",
+                reason="reserved",
+            )
+        check_handle(shown, script_of=tables.script_of, looks=tables.looks, is_hub=is_hub)
+        now_ms = hub.clock.wall_ms()
+        account = Account(
+            world=world,
+            id=account_id,
+            name=given,
+            handle=shown,
+            role=role,
+            kind=kind,
+            created_ms=now_ms,
+            proof=proof,
+            proved_ms=now_ms,
+            proved_by=by,
+        )
+        self.check_new(account)
+        return account
+
+    def check_new(self, account: Account) -> None:
+        """Raises Conflict unless the id and the handle of a new account are free."""
+        hub, world, own = self._hub, account.world, account.id
+        if hub.directory.account(world, own) is not None:
+            raise Conflict(
+                f"The id {own} is or was taken; an id is never given twice.",
+                next="Choose another id.",
+                reason="taken",
+            )
+        now_ms = hub.retention.now_ms()
+        hub.directory.handles.check_free(world, own, account=own, now_ms=now_ms, what="id")
+        hub.directory.handles.check_free(world, account.handle, account=own, now_ms=now_ms)
+
     async def store_new(self, account: Account, caller: Caller) -> None:
         """Commit a new account and its handle. Raises Conflict."""
         hub = self._hub
-        if hub.directory.account(account.world, account.id) is not None:
-            raise Conflict(
-                f"The id {account.id} is or was taken; an id is never given twice.",
-                next="Choose another id.",
-            )
-        if hub.directory.account_of_handle(account.world, account.id) is not None:
-            raise Conflict(
-                f"The id {account.id} is the handle of another account.", next="Choose another id."
-            )
-        self._check_free(account)
-        data = {"account": account.id, "handle": account.handle, "role": account.role}
+        self.check_new(account)
+        forgotten, changes = hub.directory.handles.forget(hub.retention.now_ms())
         await hub.change(
-            put("account", f"{account.world}/{account.id}", account, if_revision=0),
-            _handle_put(account),
-            events=(hub.note(caller, EVENTS, "account.created", data),),
+            *puts_of(account),
+            *changes,
+            events=(hub.note(caller, EVENTS, "account.created", told_of(account)),),
         )
+        self._let_go(forgotten)
         hub.directory.put_account(account)
 
     async def update(self, call: UpdateAccount, caller: Caller) -> AccountInfo:
@@ -110,11 +172,14 @@ class Accounts:
         before = self._living(caller.world, call.id)
         after = before
         changes: list[Put | Delete] = []
-        if call.handle is not None:
-            after = msgspec.structs.replace(after, handle=check_handle(call.handle))
-            self._check_free(after)
+        held: HeldHandle | None = None
+        let_go: list[HeldHandle] = []
+        if call.handle is not None and call.handle != before.handle:
+            await self._check_handle(before, call.handle)
+            after = msgspec.structs.replace(after, handle=call.handle)
             if fold(after.handle) != fold(before.handle):
-                changes += [_handle_put(after), Delete(_handle_key(before))]
+                held, let_go, more = self._exchanged(before, after)
+                changes += more
         if call.role is not None:
             if before.id == "admin" and call.role != "master":
                 raise Forbidden("The account admin stays a master.", next="Choose another account.")
@@ -141,8 +206,55 @@ class Accounts:
             # Only what was taken away must come to disk later, never what was to be given.
             kept=(put("account", f"{before.world}/{before.id}", narrowed),),
         )
+        self._let_go(let_go)
         self._apply(after)
+        if held is not None:
+            hub.directory.handles.hold(held)
         return info_of(after)
+
+    async def _check_handle(self, account: Account, handle: str) -> None:
+        """Raises BadRequest, Conflict if the account cannot have that handle."""
+        hub = self._hub
+        tables = await lookalikes_for(handle)
+        # Its own id is always good: a reserved one is the hub's, or older than the list.
+        if fold(handle) != account.id:
+            check_handle(handle, script_of=tables.script_of, looks=tables.looks)
+        now_ms = hub.retention.now_ms()
+        hub.directory.handles.check_free(account.world, handle, account=account.id, now_ms=now_ms)
+
+    def _exchanged(
+        self, before: Account, after: Account
+    ) -> tuple[HeldHandle, list[HeldHandle], list[Put | Delete]]:
+        """One handle for another: what is kept back, what no longer is, and the changes.
+
+        Raises RateLimited.
+        """
+        hub = self._hub
+        handles, now_ms = hub.directory.handles, hub.retention.now_ms()
+        kept = [h for h in handles.held_of(before.world, before.id) if h.until_ms > now_ms]
+        if len(kept) >= HELD_PER_ACCOUNT_MAX:
+            raise RateLimited(
+                f"{before.id} gave up {len(kept)} handles within {HELD_S // 86_400} days.",
+                next="Keep this handle until then: each one given up is kept back for a while.",
+                retry_after_s=(kept[0].until_ms - now_ms) / 1_000,
+            )
+        held = handles.given_up(before.world, before.id, before.handle, now_ms)
+        let_go, forgotten = handles.forget(now_ms)
+        mine = handles.held(after.world, after.handle)
+        if mine is not None and mine not in let_go:
+            let_go.append(mine)
+            forgotten.append(Delete(mine.key))
+        # What is forgotten must not undo what is kept back in the same change.
+        forgotten = [change for change in forgotten if change.key != held.key]
+        return (
+            held,
+            let_go,
+            [handle_put(after), Delete(_handle_key(before)), _held_put(held), *forgotten],
+        )
+
+    def _let_go(self, gone: list[HeldHandle]) -> None:
+        for held in gone:
+            self._hub.directory.handles.let_go(held.key)
 
     async def delete(self, call: DeleteAccount, caller: Caller) -> Done:
         """By a master. Ends what it has and its connections; leaves a tombstone.
@@ -159,9 +271,13 @@ class Accounts:
             )
         world = account.world
         tomb = msgspec.structs.replace(account, is_deleted=True)
+        held = hub.directory.handles.given_up(
+            world, account.id, account.handle, hub.retention.now_ms()
+        )
         changes: list[Put | Delete] = [
             put("account", f"{world}/{account.id}", tomb),
             Delete(_handle_key(account)),
+            _held_put(held),
         ]
         for token in hub.directory.tokens_of(world, account.id):
             hub.directory.remove_token(token.id)
@@ -172,18 +288,20 @@ class Accounts:
         for other in hub.directory.blocks_of(world, account.id):
             hub.directory.remove_block(world, account.id, other)
             changes.append(Delete(f"block/{world}/{account.id}/{other}"))
+        told = {"account": account.id, "handle": account.handle}
         opened = hub.directory.unlocks_of(world, account.id)
         for channel in opened:
             hub.directory.remove_lock(world, channel)
             changes.append(Delete(f"lock/{world}/{channel}"))
         changes += hub.consumers.forget(world, account.id)
         hub.directory.put_account(tomb)
+        hub.directory.handles.hold(held)
         for channel in opened:
             hub.channel_rights_changed(world, narrowed=channel)
         hub.token_revoked(world, account.id)
         await hub.change(
             *changes,
-            events=(hub.note(caller, EVENTS, "account.deleted", {"account": account.id}),),
+            events=(hub.note(caller, EVENTS, "account.deleted", told),),
             is_narrowing=True,
         )
         return Done()
@@ -225,6 +343,8 @@ class Accounts:
         owner = need_account(caller)
         caller.need("grants:write")
         other = self._living(caller.world, call.account)
+        if other.id == owner:
+            raise BadRequest("An account cannot block itself.", next="Name another account.")
         if hub.directory.is_blocked(caller.world, owner, other.id):
             return Done(changed=False)
         record = BlockRecord(world=caller.world, owner=owner, account=other.id)
@@ -259,20 +379,6 @@ class Accounts:
             raise NotFound(f"There is no account {ascii(id[:80])}.")
         return account
 
-    def _check_free(self, account: Account) -> None:
-        """Raises Conflict if the account's handle is another's, or is another's id.
-
-        An id stays its account's beside the handle it has now, and after its deletion.
-        """
-        directory, handle = self._hub.directory, fold(account.handle)
-        owner = directory.account_of_handle(account.world, handle)
-        named = directory.account(account.world, handle)
-        if owner in (None, account.id) and (named is None or named.id == account.id):
-            return
-        raise Conflict(
-            f"The handle {ascii(account.handle)} is taken.", next="Choose another handle."
-        )
-
     def _apply(self, account: Account, *, narrowed: str | None = None) -> None:
         self._hub.directory.put_account(account)
         self._hub.rights_changed(account.world, account.id, narrowed=narrowed)
@@ -294,22 +400,6 @@ def need_master(caller: Caller, scope: str) -> str:
     return account
 
 
-def check_handle(handle: str) -> str:
-    """Admit a handle. Raises BadRequest."""
-    if (
-        not handle
-        or len(handle) > HANDLE_MAX_CHARS
-        or not handle.isprintable()
-        or handle != handle.strip()
-        or fold(handle) in RESERVED_IDS
-    ):
-        raise BadRequest(
-            f"{ascii(handle[:80])} cannot be a handle.",
-            next=f"Use 1 to {HANDLE_MAX_CHARS} printable characters, without blanks at the ends.",
-        )
-    return handle
-
-
 def info_of(account: Account) -> AccountInfo:
     return AccountInfo(
         id=account.id,
@@ -319,13 +409,39 @@ def info_of(account: Account) -> AccountInfo:
         kind=account.kind,  # type: ignore[arg-type]
         world=account.world,
         created=rfc3339(account.created_ms),
+        proof=account.proof,
+        proved=rfc3339(account.proved_ms or account.created_ms),
+        proved_by=account.proved_by,
     )
+
+
+def told_of(account: Account) -> dict[str, object]:
+    """A new account in the event that tells of it."""
+    return {
+        "account": account.id,
+        "handle": account.handle,
+        "role": account.role,
+        "kind": account.kind,
+        "proof": account.proof,
+        "proved_by": account.proved_by,
+    }
+
+
+def puts_of(account: Account) -> tuple[Put, Put]:
+    """What stores a new account; neither its id nor its handle may be there."""
+    key = f"{account.world}/{account.id}"
+    return put("account", key, account, if_revision=0), handle_put(account)
+
+
+def handle_put(account: Account) -> Put:
+    """What makes the handle the account's, if it is nobody's."""
+    value: Any = {"account": account.id}
+    return Put(_handle_key(account), msgspec.json.encode(value).decode(), 0)
 
 
 def _handle_key(account: Account) -> str:
     return f"handle/{account.world}/{fold(account.handle)}"
 
 
-def _handle_put(account: Account) -> Put:
-    value: Any = {"account": account.id}
-    return Put(_handle_key(account), msgspec.json.encode(value).decode(), 0)
+def _held_put(held: HeldHandle) -> Put:
+    return put("held", held.key.removeprefix("held/"), held)

@@ -38,10 +38,11 @@ from clawnet.core.calls.reading import WAIT_MAX_S, Gap
 from clawnet.core.calls.tokens import Done
 from clawnet.core.channels import is_pattern, matches, parse, parse_pattern
 from clawnet.core.cursors import AfterOffset, parse_cursor, parse_since
-from clawnet.core.errors import BadRequest, ClawError, Conflict, Forbidden, NotFound
+from clawnet.core.errors import BadRequest, ClawError, Conflict, NotFound
 from clawnet.core.events import Draft, Stored, place_of
 from clawnet.core.positions import branch_of, resolve
-from clawnet.core.rights import Allowed, Coverage, Verb, classify, decide, require
+from clawnet.core.rights import Allowed, Coverage, Verb, classify, decide, require, uncovered
+from clawnet.core.trace import follow_up
 from clawnet.core.units import Delete, Put, Unit
 from clawnet.hub.accounts import need_account
 from clawnet.hub.consumer import Consumer, HeldGap, Pending, Record
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
 
 FLOORS_EVERY_S = 0.1
 CONSUMERS_PER_ACCOUNT_MAX = 100
-RIGHTS_CHANNELS = frozenset({"system.accounts", "system.tokens", "system.grants"})
-"""An event here may end a waiting fetch, whatever its consumer follows."""
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-z0-9_-]{1,64}\Z")
 
@@ -76,6 +75,7 @@ class Consumers:
         hub.handle(Fetch, self.fetch)
         hub.handle(Ack, self.ack)
         hub.handle(Nack, self.nack)
+        hub.follow_rights(self._rights_changed)
 
     async def load(self) -> None:
         """Take up what is stored. Positions of a log that was put back are cut at the branch."""
@@ -112,7 +112,13 @@ class Consumers:
             names = changed.get(consumer.world)
             if names is None or waiter.done():
                 continue
-            if not names.isdisjoint(RIGHTS_CHANNELS) or any(map(consumer.covers, names)):
+            if any(map(consumer.covers, names)):
+                waiter.set_result(None)
+
+    def _rights_changed(self, world: str, account: str) -> None:
+        """Let the account's own fetches look whether they may still wait."""
+        for waiter, consumer in self._waiters.items():
+            if (consumer.world, consumer.account) == (world, account) and not waiter.done():
                 waiter.set_result(None)
 
     def forget(self, world: str, account: str) -> list[Put | Delete]:
@@ -241,6 +247,7 @@ class Consumers:
                 due = [held.due_s for held in consumer.pending.values()]
                 if due:
                     left = min(left, max(min(due) - self._hub.clock.steady_s(), 0.01))
+                left = self._hub.directory.until_expiry(caller, left)
                 await asyncio.wait([waiter], timeout=left)
             finally:
                 self._waiters.pop(waiter, None)
@@ -250,6 +257,8 @@ class Consumers:
         consumer.is_untold = False
         gaps = self._gaps(consumer, caller)
         first = gaps[0] if gaps else None
+        self._hub.presence.visited(consumer.world, consumer.account)
+        self._hub.watchers.fetched(caller, deliveries)
         return Fetched(deliveries=deliveries, lag=self._lag(consumer), gap=first, gaps=gaps)
 
     async def ack(self, call: Ack, caller: Caller) -> Acked:
@@ -275,6 +284,7 @@ class Consumers:
             consumer.pending.pop(seq, None)
             consumer.is_dirty = True
         consumer.settled(settled)
+        self._hub.watchers.acknowledged(consumer.world, consumer.account, settled)
         if settled and len(consumer.pending) + len(settled) >= IN_FLIGHT_MAX:
             # A fetch may be waiting for room.
             self._wake(consumer)
@@ -453,11 +463,15 @@ class Consumers:
             "event": msgspec.Raw(body),
         }
         voice = msgspec.structs.replace(HUB, world=consumer.world)
+        caused = follow_up(body)
         return self._hub.publishing.render(
             voice,
             f"agent.{consumer.account}.dead-letter",
             type="consumer.dead_lettered",
             data=msgspec.json.encode(data).decode(),
+            correlation_id=caused.correlation_id,
+            causation_id=caused.causation_id,
+            traceparent=caused.traceparent,
         )
 
     def _may_read(self, caller: Caller, body: bytes) -> bool:
@@ -484,10 +498,7 @@ class Consumers:
         for selector in call.channels:
             if is_pattern(selector):
                 if classify(caller, parse_pattern(selector)) is Coverage.NONE:
-                    raise Forbidden(
-                        f"Nothing that {selector} covers may be read by this account.",
-                        channel=selector,
-                    )
+                    raise uncovered(caller, selector)
             else:
                 require(caller, Verb.READ, parse(selector), self._hub.directory)
 

@@ -12,14 +12,19 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from clawnet.core.callers import Caller
+from clawnet.core.calls.accounts import Proof
 from clawnet.core.channels import is_pattern, matches
 from clawnet.core.errors import Unauthenticated
 from clawnet.core.rights import Access, Namespace
+from clawnet.hub.handles import Claim, Handles
 from clawnet.hub.settings import ChannelSettings
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """As stored under `account/<world>/<id>`. A deleted one stays as a tombstone."""
+    """As stored under `account/<world>/<id>`. A deleted one stays as a tombstone.
+
+    `proof` is how the account came to be, `proved_by` who vouches for that (see AccountInfo).
+    """
 
     world: str
     id: str
@@ -29,6 +34,9 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     created_ms: int
     is_deleted: bool = False
+    proof: Proof = "operator"
+    proved_ms: int = 0
+    proved_by: str | None = None
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +50,14 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     scopes: list[str]
     created_ms: int
     expires_ms: int | None = None
+
+
+class Transient(Token, frozen=True, kw_only=True):
+    """A JWT that was verified; never stored. `parent` is the opaque token behind it, `via` are
+    the JWTs between the two."""
+
+    parent: str
+    via: tuple[str, ...] = ()
 
 
 class GrantRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,10 +102,12 @@ class Directory:
             name: Namespace(publish=Access(rule.publish), read=Access(rule.read))
             for name, rule in settings.namespaces.items()
         }
+        self.handles = Handles()
         self._accounts: dict[tuple[str, str], Account] = {}
-        self._handles: dict[tuple[str, str], str] = {}
         self._tokens: dict[str, Token] = {}
         self._by_hash: dict[str, Token] = {}
+        self._transients: dict[str, Transient] = {}
+        self._transients_of: dict[tuple[str, str], dict[str, Transient]] = {}
         self._callers: dict[str, Caller] = {}
         self._grants: dict[tuple[str, str], dict[str, GrantRecord]] = {}
         self._pattern_grants: dict[tuple[str, str], dict[str, GrantRecord]] = {}
@@ -140,7 +158,7 @@ class Directory:
         known = self._callers.get(token_id)
         if known is not None:
             return known
-        token = self._tokens.get(token_id)
+        token = self.token(token_id)
         if token is None:
             return None
         account = self._accounts.get((token.world, token.account))
@@ -170,14 +188,18 @@ class Directory:
             raise Unauthenticated("The token has expired.")
         return now
 
+    def until_expiry(self, caller: Caller, wait_s: float) -> float:
+        """A wait, cut where the caller's token expires: nothing else would end it there."""
+        if caller.expires_ms is None:
+            return wait_s
+        # Never 0: the loop's clock and the trusted one may differ by a little.
+        return min(wait_s, max((caller.expires_ms - self.now_ms()) / 1000, 0.01))
+
     # --- what there is ------------------------------------------------------
 
     def account(self, world: str, id: str) -> Account | None:
         """An account or its tombstone."""
         return self._accounts.get((world, id))
-
-    def account_of_handle(self, world: str, folded: str) -> str | None:
-        return self._handles.get((world, folded))
 
     def accounts(self, world: str) -> list[Account]:
         """The living accounts of a world, by id."""
@@ -189,9 +211,15 @@ class Directory:
         return list(self._accounts.values())
 
     def token(self, id: str) -> Token | None:
-        return self._tokens.get(id)
+        """A token, or a JWT that was shown in this run (a Transient)."""
+        return self._tokens.get(id) or self._transients.get(id)
+
+    def transients_of(self, world: str, account: str) -> list[Transient]:
+        """The JWTs of an account that are known, those known longest first."""
+        return list(self._transients_of.get((world, account), {}).values())
 
     def tokens_of(self, world: str, account: str) -> list[Token]:
+        """The stored tokens of an account."""
         found = [t for t in self._tokens.values() if (t.world, t.account) == (world, account)]
         return sorted(found, key=lambda token: (token.created_ms, token.id))
 
@@ -225,12 +253,18 @@ class Directory:
     def put_account(self, account: Account) -> None:
         key = (account.world, account.id)
         before = self._accounts.get(key)
-        if before is not None:
-            self._handles.pop((before.world, fold(before.handle)), None)
+        named = None if before is None or before.is_deleted else before.handle
+        name = None if account.is_deleted else account.handle
         self._accounts[key] = account
-        if not account.is_deleted:
-            self._handles[(account.world, fold(account.handle))] = account.id
+        if before is None:
+            self.handles.claim(account.world, Claim(account.id, "id", account.id))
+        if name != named:
+            if named is not None:
+                self.handles.drop(account.world, Claim(account.id, "handle", named))
+            if name is not None:
+                self.handles.claim(account.world, Claim(account.id, "handle", name))
         self._forget_callers(t.id for t in self._tokens.values() if (t.world, t.account) == key)
+        self._forget_callers(self._transients_of.get(key, ()))
         self.version += 1
 
     def put_token(self, token: Token) -> None:
@@ -240,12 +274,50 @@ class Directory:
         self.version += 1
 
     def remove_token(self, id: str) -> Token | None:
-        token = self._tokens.pop(id, None)
-        if token is not None:
+        """Take away a token or a JWT, and every JWT that was made from it."""
+        token = self.token(id)
+        if token is None:
+            return None
+        if self._tokens.pop(id, None) is not None:
             self._by_hash.pop(token.hash, None)
             self._forget_callers((id,))
-            self.version += 1
+        self.forget_descendants(token.world, token.account, id)
         return token
+
+    def forget_descendants(self, world: str, account: str, id: str) -> None:
+        """Drop the JWT of that id and every JWT made from that token or JWT of the account.
+
+        It need not be known itself: those that were made from it can be, and end with it.
+        """
+        for one in self.transients_of(world, account):
+            if id in (one.id, one.parent, *one.via):
+                self.forget_transient(one.id)
+        self.version += 1
+
+    def put_transient(self, token: Transient) -> None:
+        """Know a verified JWT. Nobody's rights change, so `version` stays and memos hold."""
+        self.forget_transient(token.id)
+        self._transients[token.id] = token
+        self._transients_of.setdefault((token.world, token.account), {})[token.id] = token
+        self._by_hash[token.hash] = token
+
+    def forget_transient(self, id: str) -> None:
+        """Drop a JWT from memory; if it still holds, it is verified when it is next shown."""
+        token = self._transients.pop(id, None)
+        if token is None:
+            return
+        self._by_hash.pop(token.hash, None)
+        self._forget_callers((id,))
+        peers = self._transients_of[(token.world, token.account)]
+        del peers[id]
+        if not peers:
+            del self._transients_of[(token.world, token.account)]
+
+    def expire_transients(self, *, before_ms: int) -> None:
+        """Drop the JWTs that expired before then."""
+        for token in list(self._transients.values()):
+            if token.expires_ms is not None and token.expires_ms < before_ms:
+                self.forget_transient(token.id)
 
     def put_grant(self, grant: GrantRecord) -> None:
         table = self._grant_table(grant.channel)
@@ -283,13 +355,6 @@ class Directory:
     def _forget_callers(self, token_ids: Iterable[str]) -> None:
         for token_id in list(token_ids):
             self._callers.pop(token_id, None)
-
-
-def fold(handle: str) -> str:
-    """Handles that fold alike are the same handle."""
-    import unicodedata
-
-    return unicodedata.normalize("NFKC", handle).casefold()
 
 
 def namespace_of(name: str) -> str:

@@ -50,7 +50,7 @@ class Grants:
     async def grant(self, call: Grant, caller: Caller) -> GrantInfo:
         """In force after its commit. Raises Forbidden, NotFound, BadRequest, InvalidChannel."""
         hub = self._hub
-        channel = self._grantable(call.channel, caller)
+        channel = self.grantable(call.channel, caller)
         target = call.account.lower()
         if not hub.directory.has_account(caller.world, target):
             raise NotFound(f"There is no account {ascii(call.account[:80])}.")
@@ -59,7 +59,7 @@ class Grants:
         if channel.startswith("agent.") and "publish" in call.verbs:
             raise BadRequest(
                 "Only its owner publishes on an agent's channel, so nobody can speak as it.",
-                next="Grant read, or use a room in which both may write.",
+                next="Grant read; whoever is to write to you uses your inbox: agent.<you>.inbox.",
             )
         if call.from_offset is not None:
             self._check_offset(call.from_offset, caller.world, channel)
@@ -93,7 +93,7 @@ class Grants:
     async def revoke(self, call: Revoke, caller: Caller) -> Done:
         """In force in memory, on live subscriptions too, before it is stored."""
         hub = self._hub
-        channel = self._grantable(call.channel, caller)
+        channel = self.grantable(call.channel, caller)
         world, target = caller.world, call.account.lower()
         before = hub.directory.grant(world, target, channel)
         if before is None:
@@ -178,7 +178,7 @@ class Grants:
                 next="Leave from_offset out to open all of the channel.",
             )
 
-    def _grantable(self, given: str, caller: Caller) -> str:
+    def grantable(self, given: str, caller: Caller) -> str:
         """The name or pattern, if the caller may give rights on it.
 
         agent.<id>.<topic> belongs to its account alone, a master included;

@@ -31,12 +31,15 @@ from clawnet.core.live import End, Outlet, Shape
 from clawnet.core.positions import EpochStart
 from clawnet.core.units import Delete, Put, Unit
 from clawnet.hub import metrics
+from clawnet.hub.attempts import Attempts
 from clawnet.hub.committer import Committer
 from clawnet.hub.consumers import Consumers
 from clawnet.hub.covered import Covered
 from clawnet.hub.directory import Directory
 from clawnet.hub.fanout import Fanout, World
+from clawnet.hub.features import Feature
 from clawnet.hub.interceptors import Interceptor, Interceptors
+from clawnet.hub.jwts import Jwts, signing_key
 from clawnet.hub.lanes import Lane
 from clawnet.hub.presence import Presence
 from clawnet.hub.publishing import Publishing, PublishReply
@@ -46,7 +49,9 @@ from clawnet.hub.retention import Retention
 from clawnet.hub.sessions import Session, Subscription
 from clawnet.hub.settings import HubSettings
 from clawnet.hub.storage import Storage
+from clawnet.hub.uses import Uses
 from clawnet.hub.vault import Vault
+from clawnet.hub.watchers import Watchers
 from clawnet.ports.clock import Clock, Randomness
 from clawnet.ports.log import Engine
 
@@ -55,6 +60,7 @@ UNSTORED_EVENTS_MAX = 1_000
 
 RESTART_DELAY_S = 1.0
 """How long after a failure one of the hub's loops begins again."""
+
 
 Handler = Callable[[Any, Caller], Awaitable[Any]]
 _log = logging.getLogger(__name__)
@@ -83,7 +89,23 @@ class Hub:
         self.storage = Storage(engine)
         self.fanout = Fanout(log_epoch=lambda: self.log_epoch)
         self.interceptors = Interceptors()
-        self.vault = Vault(self.directory, pepper=pepper, randomness=randomness)
+        self.watchers = Watchers()
+        chosen = self.settings.tokens
+        self.jwts = Jwts(
+            self.directory,
+            key=signing_key(chosen.jwt_key, pepper),
+            ttl_max_s=chosen.jwt_ttl_max_s,
+            randomness=randomness,
+        )
+        self.vault = Vault(
+            self.directory,
+            pepper=pepper,
+            randomness=randomness,
+            jwts=self.jwts,
+            in_use=self._tokens_in_use,
+        )
+        self.uses = Uses(self)
+        self.attempts = Attempts(clock, is_enabled=self.settings.limits.enabled)
         self.ration = Ration(self.settings.limits, clock)
         self.presence = Presence(self)
         self.consumers = Consumers(self)
@@ -105,6 +127,8 @@ class Hub:
         self.publishing = Publishing(self)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._committer: Committer | None = None
+        self._features: list[Feature] = []
+        self._rights_followers: tuple[Callable[[str, str], None], ...] = ()
         register_all(self)
 
     # --- life ---------------------------------------------------------------
@@ -117,9 +141,13 @@ class Hub:
         await self._load_channels()
         await self.consumers.load()
         await self.retention.load()
+        for feature in self._features:
+            await feature.load()
         self.state = "ready"
         for run in (self._sweep, self.presence.run, self.consumers.run, self.retention.run):
             self.spawn(self._forever(run))
+        for feature in self._features:
+            self.spawn(self._forever(feature.run))
 
     async def stop_accepting(self) -> None:
         """From now on publishes are refused as Unavailable; what is queued goes on."""
@@ -138,12 +166,10 @@ class Hub:
             session.end(End.SHUTDOWN)
         if self._committer is not None:
             if self.state != "failed":
-                try:
-                    await self.consumers.flush()
-                    await self.retention.record()
-                except ClawError as error:
-                    # A full disk: floors stay where they were, and the hub closes all the same.
-                    _log.warning("the last floors were not stored: %s", error.message)
+                await self._flush(self.consumers.flush)
+                for feature in self._features:
+                    await self._flush(feature.flush)
+                await self._flush(self.retention.record)
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -151,6 +177,16 @@ class Hub:
             self._committer = None
         self.storage.close()
         await asyncio.to_thread(self._engine.close)
+
+    async def _flush(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Store what one part wrote behind. What fails there keeps no other from its own."""
+        try:
+            await work()
+        except ClawError as error:
+            # A full disk: what it had stored stays as it was, and the hub closes all the same.
+            _log.warning("%s failed at the end: %s", work.__qualname__, error.message)
+        except Exception:  # a defect in one feature must not keep the hub from closing
+            _log.exception("%s failed at the end", work.__qualname__)
 
     @property
     def is_ready(self) -> bool:
@@ -169,9 +205,9 @@ class Hub:
         assert self._committer is not None, "the hub was not started"
         return self._committer
 
-    def metrics(self) -> str:
-        """What the hub counts, as Prometheus text."""
-        return metrics.render(self)
+    def metrics(self, *, world: str | None = None) -> str:
+        """What the hub counts, as Prometheus text; names only of one world, if one is given."""
+        return metrics.render(self, world=world)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a task that the hub owns: it ends with the hub at the latest."""
@@ -200,11 +236,30 @@ class Hub:
             # A loop that fails at its first step must not spin.
             await asyncio.sleep(RESTART_DELAY_S)
 
+    # --- features -----------------------------------------------------------
+
+    def attach(self, feature: Feature) -> None:
+        """Add a feature before start(): it registers its calls and follows what is stored."""
+        assert self.state == "starting", "features are attached before the hub starts"
+        feature.register(self)
+        self._features.append(feature)
+
+    def follow_rights(self, follower: Callable[[str, str], None]) -> None:
+        """Call `follower(world, account)` when rights of an account change or a token of it ends.
+
+        At once, as the live sessions are told, and before it is stored; must be quick. Not for
+        a lock of a channel, nor for a token that expires.
+        """
+        self._rights_followers = (*self._rights_followers, follower)
+
     # --- callers ------------------------------------------------------------
 
     def authenticate(self, token: str) -> Caller:
         """The caller of a token. Raises Unauthenticated."""
-        return self.vault.authenticate(token, now_ms=self.retention.now_ms())
+        caller = self.vault.authenticate(token, now_ms=self.retention.now_ms())
+        if caller.token_id is not None:
+            self.uses.marks.add(caller.token_id)
+        return caller
 
     def anonymous(self, *, is_local: bool) -> Caller:
         """A caller without a token. Raises Unauthenticated where nothing may be read so.
@@ -347,6 +402,8 @@ class Hub:
         peers = self.sessions.get(key)
         if peers is not None and session in peers:
             peers.discard(session)
+            if session.caller.token_id is not None:
+                self.uses.marks.add(session.caller.token_id)
             if not peers:
                 del self.sessions[key]
             if session.caller.account is not None:
@@ -376,6 +433,7 @@ class Hub:
         self.fanout.rights_changed(world)
         for session in list(self.sessions.get((world, account), ())):
             self._recheck(session, narrowed)
+        self._tell_rights(world, account)
 
     def channel_rights_changed(self, world: str, *, narrowed: str | None = None) -> None:
         """Apply a changed lock to all live sessions of the world, now. No await."""
@@ -391,6 +449,11 @@ class Hub:
             token_id = session.caller.token_id
             if token_id is not None and self.directory.caller(token_id) is None:
                 session.end(End.REVOKED)
+        self._tell_rights(world, account)
+
+    def _tell_rights(self, world: str, account: str) -> None:
+        for follower in self._rights_followers:
+            follower(world, account)
 
     def _recheck(self, session: Session, narrowed: str | None) -> None:
         token_id = session.caller.token_id
@@ -405,6 +468,11 @@ class Hub:
 
     # --- inside -------------------------------------------------------------
 
+    def _tokens_in_use(self, world: str, account: str) -> set[str]:
+        """The tokens of an account's live sessions."""
+        sessions = self.sessions.get((world, account), ())
+        return {s.caller.token_id for s in sessions if s.caller.token_id is not None}
+
     def refuse_unless_ready(self) -> None:
         """Raise Unavailable while the hub starts, stops or has failed."""
         if self.state != "ready":
@@ -414,6 +482,11 @@ class Hub:
         self.fanout.deliver(stored)
         self.consumers.stored(stored)
         self.retention.stored(stored)
+        for feature in self._features:
+            try:
+                feature.stored(stored)
+            except Exception:  # a defect in one feature must not keep the others from following
+                _log.exception("a feature failed to follow what was stored")
 
     def _failed(self, error: ClawError) -> None:
         if self.state == "failed":

@@ -20,13 +20,16 @@ _log = logging.getLogger(__name__)
 
 
 class Proposed(msgspec.Struct, frozen=True, kw_only=True):
-    """An event as its sender wants it. `data` is admitted JSON text."""
+    """An event as its sender wants it. `data` is admitted JSON text, `traceparent` W3C Trace
+    Context as it is going to be stored (None: there is none, or it was malformed)."""
 
     caller: Caller
     channel: str
     type: str
     data: str
     correlation_id: str | None = None
+    causation_id: str | None = None
+    traceparent: str | None = None
 
 
 class Patch(msgspec.Struct, frozen=True):

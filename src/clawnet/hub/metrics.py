@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     from clawnet.hub.hub import Hub
 
 
-def render(hub: Hub) -> str:
-    """The exposition of all metrics (text format 0.0.4)."""
+def render(hub: Hub, *, world: str | None = None) -> str:
+    """The exposition of all metrics (text format 0.0.4).
+
+    Lines with names in them are of one world, if one is given: they must not cross.
+    """
     sessions = sum(len(peers) for peers in hub.sessions.values())
     subscriptions = sum(
         len(session.subscriptions) for peers in hub.sessions.values() for session in peers
@@ -48,5 +51,7 @@ def render(hub: Hub) -> str:
     for name, kind, text, value in rows:
         lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {value:g}"]
     for account_key, lag in hub.consumers.lags():
+        if world is not None and not account_key.startswith(f"{world}/"):
+            continue
         lines.append(f'clawnet_consumer_lag_events{{consumer="{account_key}"}} {lag}')
     return "\n".join(lines) + "\n"

@@ -1,12 +1,14 @@
 """Presence: an account is online while it holds a live session, and a moment longer.
 
 A return within `offline_after_s` tells nobody anything; changes are batched
-into one event a second on system.presence.
+into one event a second on system.presence. Who is connected and did nothing
+(published, called, subscribed) for `idle_after_s` is idle: there, but perhaps asleep.
 """
 
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 CHANNEL = "system.presence"
 BATCH_EVERY_S = 1.0
 CHANGES_PER_EVENT_MAX = 500
+IDLE_PER_TICK_MAX = 2_000
+"""More than so many fall asleep in several rounds: a round must not hold up the loop."""
+TIMES_SLACK = 1_000
+"""So many times of accounts that were deleted may be kept besides those of the living."""
 
 _Key = tuple[str, str]
 
@@ -38,7 +44,20 @@ class Presence:
         """When each became online, ms."""
         self._leaving: dict[_Key, float] = {}
         """When each will count as offline, by the steady clock."""
-        self._changes: dict[_Key, str] = {}
+        self._idle: dict[_Key, int] = {}
+        """When each became idle, ms."""
+        self._used: dict[_Key, float] = {}
+        """When each that is online was last active, longest ago first, by the steady clock."""
+        self._changed: dict[_Key, None] = {}
+        """Whose status may have changed since it was last told, in order."""
+        self._told: dict[_Key, str] = {}
+        """What was last told of each that is not offline."""
+        self._seen: dict[_Key, int] = {}
+        """When each was connected last, ms; kept for who has gone, since this start."""
+        self._visits: dict[_Key, int] = {}
+        """When each last asked for what was sent to it, ms; since this start."""
+        self._times_max = TIMES_SLACK
+        """With more of one of these two, they are looked through for accounts that are no more."""
 
     def register(self) -> None:
         self._hub.handle(ReadPresence, self.read)
@@ -48,13 +67,16 @@ class Presence:
         key = (world, account)
         self._sessions[key] = self._sessions.get(key, 0) + 1
         self._leaving.pop(key, None)
+        self._note(self._seen, key)
+        self._awake(key)
         if key not in self._online:
             self._online[key] = self._hub.clock.wall_ms()
-            self._changes[key] = "online"
+            self._changed[key] = None
 
     def disconnected(self, world: str, account: str) -> None:
         """A session of the account ended."""
         key = (world, account)
+        self._note(self._seen, key)
         left = self._sessions.get(key, 0) - 1
         if left > 0:
             self._sessions[key] = left
@@ -62,6 +84,18 @@ class Presence:
             self._sessions.pop(key, None)
             after_s = self._hub.settings.presence.offline_after_s
             self._leaving[key] = self._hub.clock.steady_s() + after_s
+
+    def last_seen_ms(self, world: str, account: str) -> int | None:
+        """When the account was connected last, ms; None if not since the hub started."""
+        return self._seen.get((world, account))
+
+    def visited(self, world: str, account: str) -> None:
+        """The account asked for what was sent to it, by a call and without a session."""
+        self._note(self._visits, (world, account))
+
+    def last_visit_ms(self, world: str, account: str) -> int | None:
+        """When the account asked for that last, ms; None if not since the hub started."""
+        return self._visits.get((world, account))
 
     async def run(self) -> None:
         """Once a second: let go who stayed away, and tell of the changes."""
@@ -72,25 +106,74 @@ class Presence:
     def tick(self) -> None:
         """One round of run(): at most one event per 500 changes and world."""
         now_s = self._hub.clock.steady_s()
+        self._look_for_activity(now_s)
         for key in [key for key, due_s in self._leaving.items() if due_s <= now_s]:
             del self._leaving[key]
+            self._idle.pop(key, None)
+            self._used.pop(key, None)
             if self._online.pop(key, None) is not None:
-                if self._changes.get(key) == "online":
-                    # Came and went before anybody was told: nobody is told of either.
-                    del self._changes[key]
-                else:
-                    self._changes[key] = "offline"
-        if self._changes and self._hub.state == "ready":
-            # Who has left again already is told of only if it comes back in time.
-            held = {
-                key: status
-                for key, status in self._changes.items()
-                if status == "online" and key in self._leaving
-            }
-            changes = {k: status for k, status in self._changes.items() if k not in held}
-            self._changes = held
-            if changes:
-                self._tell(changes)
+                self._changed[key] = None
+        if not self._changed or self._hub.state != "ready":
+            return
+        changes: dict[_Key, str] = {}
+        held: dict[_Key, None] = {}
+        for key in self._changed:
+            status, told = self.status(*key), self._told.get(key, "offline")
+            if status != "offline" and told == "offline" and key in self._leaving:
+                # Who has left again already is told of only if it comes back in time.
+                held[key] = None
+            elif status != told:
+                changes[key] = status
+        self._changed = held
+        for key, status in changes.items():
+            if status == "offline":
+                self._told.pop(key, None)
+            else:
+                self._told[key] = status
+        if changes:
+            self._tell(changes)
+
+    def status(self, world: str, account: str) -> str:
+        """online, idle or offline."""
+        key = (world, account)
+        if key not in self._online:
+            return "offline"
+        return "idle" if key in self._idle else "online"
+
+    def _note(self, times: dict[_Key, int], key: _Key) -> None:
+        times[key] = self._hub.clock.wall_ms()
+        if len(times) <= self._times_max:
+            return
+        # Looked through when as many have come again, so in all it costs each of them a step.
+        has_account = self._hub.directory.has_account
+        for one in (self._seen, self._visits):
+            for gone in [known for known in one if not has_account(*known)]:
+                del one[gone]
+        self._times_max = 2 * max(len(self._seen), len(self._visits)) + TIMES_SLACK
+
+    def _look_for_activity(self, now_s: float) -> None:
+        """Take over who was active since the last look, and find who is not any more."""
+        ration = self._hub.ration
+        active, ration.active = ration.active, set()
+        for world, account in active:
+            key = (world, account or "")
+            if key in self._online:
+                self._awake(key)
+        since_s = now_s - self._hub.settings.presence.idle_after_s
+        for key, used_s in list(islice(self._used.items(), IDLE_PER_TICK_MAX)):
+            if used_s > since_s:
+                break
+            del self._used[key]
+            self._idle[key] = self._hub.clock.wall_ms()
+            self._changed[key] = None
+
+    def _awake(self, key: _Key) -> None:
+        """An account is active now."""
+        self._used.pop(key, None)
+        self._used[key] = self._hub.clock.steady_s()
+        if self._idle.pop(key, None) is not None:
+            self._online[key] = self._hub.clock.wall_ms()
+            self._changed[key] = None
 
     def _tell(self, changes: dict[_Key, str]) -> None:
         now = rfc3339(self._hub.clock.wall_ms())
@@ -120,8 +203,12 @@ class Presence:
                     # Storage is full or failed: presence can be read, its event is lost.
                     return
 
+    def _since(self, world: str, account: str) -> int:
+        key = (world, account)
+        return self._idle.get(key, self._online[key])
+
     async def read(self, call: ReadPresence, caller: Caller) -> PresenceList:
-        """Who is online in the caller's world."""
+        """Who is online or idle in the caller's world."""
         need_account(caller)
         caller.need("events:read")
         if not 1 <= call.limit <= 1_000:
@@ -139,8 +226,8 @@ class Presence:
                 PresenceInfo(
                     account=account,
                     handle=found.handle if found else account,
-                    status="online",
-                    since=rfc3339(self._online[(caller.world, account)]),
+                    status=self.status(caller.world, account),
+                    since=rfc3339(self._since(caller.world, account)),
                 )
             )
         following = page[-1] if len(behind) > len(page) else None

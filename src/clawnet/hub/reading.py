@@ -24,7 +24,7 @@ from clawnet.core.channels import Channel, matches, parse, parse_pattern
 from clawnet.core.errors import BadRequest, NotFound
 from clawnet.core.events import place_of, quote_name
 from clawnet.core.ids import seq_from_id
-from clawnet.core.rights import Allowed, Verb, decide, require
+from clawnet.core.rights import Allowed, Verb, decide, may_read_event, require
 from clawnet.core.times import rfc3339
 from clawnet.hub.accounts import need_account
 from clawnet.hub.places import Places
@@ -154,10 +154,7 @@ class Reading:
         body = await hub.storage.read(lambda log: log.get(world, seq))
         if body is None or f'"id":"{call.id}"'.encode() not in body[:600]:
             raise missing
-        _, name, offset = place_of(body)
-        caller = hub.directory.refresh(caller)
-        decision = decide(caller, Verb.READ, parse(name), hub.directory)
-        if not isinstance(decision, Allowed) or offset < decision.from_offset:
+        if not may_read_event(hub.directory.refresh(caller), body, hub.directory):
             raise missing
         return body
 

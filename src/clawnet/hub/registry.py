@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING
 
 from clawnet.core.calls.publishing import Publish, PublishBatch
 from clawnet.hub.accounts import Accounts
+from clawnet.hub.archive import Archive
 from clawnet.hub.grants import Grants
+from clawnet.hub.invitations import Invitations
 from clawnet.hub.reading import Reading
+from clawnet.hub.registration import Registration
 from clawnet.hub.tokens import Tokens
+from clawnet.hub.tracing import Tracing
+from clawnet.hub.worlds import Worlds
 
 if TYPE_CHECKING:
     from clawnet.hub.hub import Hub
@@ -19,8 +24,14 @@ def register_all(hub: Hub) -> None:
     hub.handle(Publish, lambda call, caller: hub.publish_wait(caller, call))
     hub.handle(PublishBatch, hub.publishing.publish_batch)
     Reading(hub).register()
+    Tracing(hub).register()
     Accounts(hub).register()
-    Tokens(hub).register()
+    Registration(hub).register()
+    hub.attach(Worlds(hub))
+    hub.attach(Invitations(hub))
+    hub.attach(Tokens(hub))
+    hub.attach(hub.uses)
     Grants(hub).register()
+    Archive(hub).register()
     hub.consumers.register()
     hub.presence.register()

@@ -21,16 +21,20 @@ from clawnet.core.calls.live import SUBSCRIPTION_CHANNELS_MAX, Subscribe, Subscr
 from clawnet.core.calls.publishing import Publish, Published
 from clawnet.core.calls.reading import Gap
 from clawnet.core.channels import Channel, canonical, is_pattern, matches, parse, parse_pattern
-from clawnet.core.errors import (
-    BadRequest,
-    ClawError,
-    Forbidden,
-    TooManySubscriptions,
-    Unauthenticated,
-)
+from clawnet.core.errors import BadRequest, ClawError, TooManySubscriptions, Unauthenticated
 from clawnet.core.events import place_of, quote_name, seq_of
 from clawnet.core.live import ChunkShape, End, Outlet, Shape
-from clawnet.core.rights import Allowed, Coverage, Denied, Verb, classify, decide, require
+from clawnet.core.rights import (
+    Allowed,
+    Coverage,
+    Denied,
+    Verb,
+    classify,
+    decide,
+    refusal,
+    require,
+    uncovered,
+)
 from clawnet.hub.covered import Covered
 from clawnet.hub.lanes import Lane
 from clawnet.hub.places import Place, Places
@@ -181,6 +185,7 @@ class Session:
         Raises InvalidChannel, Forbidden, Unauthenticated, TooManySubscriptions, BadRequest.
         """
         self._refuse_if_closed()
+        self.hub.ration.active.add((self.caller.world, self.caller.account))
         exact, patterns, aliases = self._selected(call.channels)
         place = Places.of_call(call, exact, patterns)
         limit = self.hub.settings.limits.subscriptions_per_session_max
@@ -319,8 +324,8 @@ class Session:
         if denied or (narrowed is not None and self._loses(narrowed)):
             # Before anything new is queued: what must be taken back is what was there.
             self.outlet.retract()
-        for subscription, name, reason in denied:
-            self._drop(subscription, name, Forbidden(reason.reason, channel=name))
+        for subscription, name, why in denied:
+            self._drop(subscription, name, refusal(why, name))
 
     # --- inside -------------------------------------------------------------
 
@@ -370,10 +375,7 @@ class Session:
             if is_pattern(given):
                 pattern = parse_pattern(given)
                 if classify(self.caller, pattern) is Coverage.NONE:
-                    raise Forbidden(
-                        f"Nothing that {pattern} covers may be read by this caller.",
-                        channel=pattern,
-                    )
+                    raise uncovered(self.caller, pattern)
                 patterns.append(pattern)
                 continue
             channel = parse(given)
@@ -573,6 +575,7 @@ class Session:
                 [shape.frame(line, b"%b-%d" % (epoch, seq_of(line))) for line in lines]
             )
         self.outlet.write(frames)
+        self.hub.watchers.written(subscription, lines)
 
     def _shown(self, subscription: Subscription, line: bytes) -> bytes | None:
         """An envelope under the name its reader used; None if it lies below a floor."""

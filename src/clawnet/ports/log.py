@@ -61,6 +61,26 @@ class Chunk(msgspec.Struct, frozen=True):
     missing: tuple[Missing, ...] = ()
 
 
+class Piece(msgspec.Struct, frozen=True):
+    """What one bounded piece of a trim did.
+
+    `removed` events are gone. `place` is where the next piece goes on: pass it
+    as `after_seq` (or `before`); at the end it is the bound. `kept` counts the
+    due events that were spared for being among the newest. `is_end`: nothing
+    is left to look at.
+    """
+
+    removed: int
+    place: int
+    is_end: bool
+    kept: int = 0
+
+
+IsDue = Callable[[str, str], bool]
+"""Whether events of a (channel, type) are meant. The same answer for the same question, and no
+waiting: it is asked where commit() runs."""
+
+
 class StateEntry(msgspec.Struct, frozen=True):
     """A key's value (JSON text) and revision (from 1)."""
 
@@ -87,6 +107,10 @@ class Log(Protocol):
     L8 trimmed   a trim never touches what is younger or among the newest `keep`; offsets are
                  never given again; what is gone is named as missing by the reads that cross it.
     L9 reversed  a reverse read gives exactly the forward read's events, backwards.
+    L10 chained  `correlated` gives exactly the retained events of a world whose correlation id or
+                 W3C trace id the key names, by seq; the two kinds of key never meet.
+    L11 spared   a trim by rule removes only what is_due() names, whatever lies around it; a piece
+                 looks at a bounded number of events, removed or not.
 
     `is_blocking` engines are called on threads: commit() from one writer
     thread only, reads from others at the same time; the others inline on the loop.
@@ -184,10 +208,41 @@ class Log(Protocol):
         Raises Unavailable while an index is made anew over more than can be looked through.
         """
 
-    def trim_before(self, seq: int, *, keep_types: frozenset[str] = frozenset()) -> int:
-        """Remove events up to and including `seq`, except of `keep_types`; a bounded piece.
+    def correlated(
+        self,
+        world: str,
+        key: str,
+        *,
+        after_seq: int = 0,
+        limit: int = READ_MAX_EVENTS,
+        max_bytes: int = READ_MAX_BYTES,
+    ) -> Chunk:
+        """Events of a chain with seq > `after_seq`, ascending by seq.
+
+        `key` is core.trace.correlation_key() of a correlation id, or trace_key() of a trace id.
+        A chain has no offsets: `offset` is 0 and nothing is missing.
+        """
+
+    def trim_before(self, seq: int) -> int:
+        """Remove events up to and including `seq`; a bounded piece.
 
         Returns how many events were removed; call again until 0. Runs where commit() runs.
+        """
+
+    def trim_due(self, seq: int, *, after_seq: int, is_due: IsDue) -> Piece:
+        """Remove the events in (`after_seq`, `seq`] that `is_due` names; a bounded piece.
+
+        Runs where commit() runs.
+        """
+
+    def trim_channel_due(
+        self, world: str, name: str, *, is_due: IsDue, keep: int, before: int | None, above: int
+    ) -> Piece:
+        """Of a channel's events that `is_due` names, keep the newest `keep`; a bounded piece.
+
+        Walks down from below offset `before` (None: from the head) to `above`, which is spared
+        with all below it; the next piece is given what is left of `keep`. Runs where commit()
+        runs.
         """
 
     def trim_channel(self, world: str, name: str, *, keep: int) -> int:
@@ -200,7 +255,8 @@ class Log(Protocol):
 class State(Protocol):
     """Small documents by key `kind/id`, changed only inside a unit.
 
-    S1 with events   a unit's changes are committed with its events or not at all.
+    S1 with events   a unit's changes are committed with its events or not at all; those that
+                     belong to a repeat (Unit.ties) do not happen.
     S2 revision      a Put or Delete with a wrong `if_revision` refuses the whole unit (Conflict).
     S3 absent        `if_revision=0` succeeds exactly for the first of two rivals.
     S4 monotone      a key's revision grows with every Put, also across a Delete.

@@ -9,6 +9,7 @@ from clawnet.core.events import (
     render_members,
     render_opening,
 )
+from clawnet.core.trace import trace_id_of
 from clawnet.core.units import Unit
 
 WORLD = "main"
@@ -24,6 +25,8 @@ def draft(
     world: str = WORLD,
     ts_ms: int | None = None,
     event_id: str | None = None,
+    correlation_id: str | None = None,
+    traceparent: str | None = None,
 ) -> Draft:
     """A draft; with `key` it has the identity and digest that the hub would give it."""
     opening = render_opening(
@@ -41,8 +44,12 @@ def draft(
         channel=channel,
         type=type,
         actor_id=actor_id,
-        members=render_members(opening, dedupe_key=key),
+        members=render_members(
+            opening, dedupe_key=key, correlation_id=correlation_id, traceparent=traceparent
+        ),
         data=data,
+        correlation_id=correlation_id,
+        trace_id=None if traceparent is None else trace_id_of(traceparent),
         identity=identity,
         digest=digest,
         ts_ms=ts_ms,

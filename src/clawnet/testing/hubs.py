@@ -22,6 +22,7 @@ from clawnet.core.cursors import Since
 from clawnet.core.errors import ClawError, DiskFull, OutcomeUnknown
 from clawnet.core.units import Outcome, Unit
 from clawnet.engines.memory import MemoryEngine
+from clawnet.features import attach_all
 from clawnet.hub.hub import Hub
 from clawnet.hub.sessions import Session
 from clawnet.hub.settings import HubSettings
@@ -163,6 +164,7 @@ class HubRig:
             on_failed=self.failures.append,
             seed=f"hub {self._starts}",
         )
+        attach_all(self.hub)
         await self.hub.start()
 
 
@@ -268,6 +270,7 @@ async def started_hub(
     hub = make_hub(faulty, clock, settings, is_loopback=is_loopback, on_failed=failures.append)
     rig = HubRig(hub, clock, faulty)
     rig.failures = failures
+    attach_all(hub)
     await hub.start()
     try:
         yield rig

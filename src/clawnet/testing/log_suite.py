@@ -13,7 +13,7 @@ from typing import Protocol
 from clawnet.core.errors import Conflict, DedupeConflict
 from clawnet.core.events import Existing, Stored, place_of
 from clawnet.core.units import Committed, Delete, Put, Unit
-from clawnet.ports.log import READ_MAX_BYTES, READ_MAX_EVENTS, Chunk, Engine, Missing
+from clawnet.ports.log import READ_MAX_BYTES, READ_MAX_EVENTS, Chunk, Engine, Missing, Piece
 from clawnet.testing.clocks import FakeClock
 from clawnet.testing.drafts import WORLD, draft, publish
 
@@ -77,7 +77,7 @@ def texts(events: list[Stored]) -> list[bytes]:
 
 
 class LogSuite:
-    """L1 to L9."""
+    """L1 to L9; L10 and L11 are in clawnet.testing.chain_suite."""
 
     # L1 dense
 
@@ -318,8 +318,8 @@ class LogSuite:
         engine = storage.open()
         kinds = ["x.message", "chat.message", "x.message", "x.message", "chat.message"]
         events = stored(engine, *[publish(type=kind) for kind in kinds])
-        keep = frozenset({"chat.message"})
-        assert trimmed(lambda: engine.trim_before(5, keep_types=keep)) == 3
+        piece = engine.trim_due(5, after_seq=0, is_due=lambda _, kind: kind != "chat.message")
+        assert piece == Piece(3, 5, True)
         head = engine.channel(WORLD, "room.a")
         assert head is not None
         assert (head.first, head.last) == (2, 5)
@@ -475,12 +475,31 @@ class StateSuite:
         refused = Unit(drafts=(draft(),), changes=(Put("room/c", "3"), Put("room/a", "4", 9)))
         (conflict,) = engine.commit([refused])
         assert isinstance(conflict, Conflict)
-        assert conflict.facts["key"] == "room/a"
+        assert conflict.facts == {"key": "room/a", "revision": 1}
         assert engine.last_seq == 1
         assert [(e.key, e.value, e.revision) for e in engine.scan("room")] == [
             ("room/a", '{"n":1}', 1),
             ("room/b", "2", 1),
         ]
+
+    def test_s1_what_belongs_to_a_repeat_does_not_happen(self, storage: Storage) -> None:
+        engine = storage.open()
+        twice = (draft(key="k"), draft(key="k"))
+        puts = (Put("a/1", "1"), Put("a/2", "2"))
+        # A repeat within the unit is a repeat as well, whatever the first one changes.
+        (done,) = committed(engine, Unit(drafts=twice, changes=puts, ties=(0, 1)))
+        assert done.revisions == (1, 0)
+        only_second = Unit(
+            drafts=(draft(key="j"), draft(key="j")), changes=(Put("a/3", "3"),), ties=(1,)
+        )
+        again = Unit(drafts=(draft(key="k"),), changes=(Put("a/4", "4"),), ties=(0,))
+        for done in committed(engine, only_second, again):
+            assert done.revisions == (0,)
+        # What has no key is never a repeat.
+        fresh = Unit(drafts=(draft(), draft()), changes=puts, ties=(0, 1))
+        (done,) = committed(engine, fresh)
+        assert done.revisions[0] > 1 and done.revisions[1] > 0
+        assert [entry.key for entry in engine.scan("a")] == ["a/1", "a/2"]
 
     def test_s2_a_wrong_revision_refuses_and_the_right_one_does_not(self, storage: Storage) -> None:
         engine = storage.open()

@@ -46,6 +46,10 @@ class TimelessLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._idle.skipped_s
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        # Since Python 3.12 its threads are given 300 s to end, which here are over at once.
+        await super().shutdown_default_executor()
+
 
 class LoopClock:
     """Both clocks of ports.clock, by the running loop's time.

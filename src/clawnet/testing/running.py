@@ -22,8 +22,10 @@ from clawnet.doors.gate import Gate
 from clawnet.doors.http.app import HttpDoor, build_app
 from clawnet.doors.protocol import Seam
 from clawnet.doors.server import HubServer, ServerSettings
+from clawnet.doors.tls import TlsContext
 from clawnet.doors.wheel import Wheel
 from clawnet.doors.ws.door import PATH, WebSocketDoor
+from clawnet.features import attach_all
 from clawnet.hub.hub import Hub
 from clawnet.hub.settings import HubSettings
 from clawnet.ports.clock import Clock
@@ -98,6 +100,7 @@ async def running_hub(
     make_app: MakeApp | None = None,
     data_dir: Path | None = None,
     clock: Clock | None = None,
+    tls: TlsContext | None = None,
 ) -> AsyncIterator[Running]:
     """Run a hub on a free port of 127.0.0.1 until the block ends.
 
@@ -121,6 +124,7 @@ async def running_hub(
         pepper=b"pepper",
         settings=settings,
     )
+    attach_all(hub)
     await hub.start()
     gate = Gate(chosen.gate)
     connections = Connections(chosen.connections, Wheel())
@@ -131,7 +135,8 @@ async def running_hub(
         upgrades={PATH: door.take},
         authenticate=hub.authenticate,
     )
-    app = build_app(hub) if make_app is None else make_app(hub)
+    origins = gate.allowed_origins
+    app = build_app(hub, origins=origins) if make_app is None else make_app(hub)
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def stop_accepting() -> None:
@@ -147,6 +152,7 @@ async def running_hub(
         app,
         settings=chosen,
         seam=seam,
+        tls=tls,
         on_listening=listening.set_result,
         on_stop_accepting=stop_accepting,
         on_drain=hub.drain,

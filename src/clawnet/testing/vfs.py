@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import apsw
 
@@ -251,7 +251,8 @@ class FaultFile(apsw.VFSFile):
         )
         self._vfs = vfs
 
-    def xWrite(self, data: bytes, offset: int) -> None:
+    def xWrite(self, data: Any, offset: int) -> None:
+        # Bytes; apsw says Buffer, which has a name since Python 3.12.
         self._vfs.write(self, data, offset)
 
     def xTruncate(self, newsize: int) -> None:

@@ -154,6 +154,12 @@ async def settled(what: Any) -> None:
 
 
 @pytest.fixture
+def origins() -> tuple[str, ...]:
+    """Override it to let pages of other sites in."""
+    return ()
+
+
+@pytest.fixture
 def http_settings() -> HttpSettings:
     return HttpSettings()
 
@@ -166,11 +172,13 @@ def no_access_log(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def api(http_settings: HttpSettings, no_access_log: None) -> AsyncIterator[Api]:
+async def api(
+    http_settings: HttpSettings, origins: tuple[str, ...], no_access_log: None
+) -> AsyncIterator[Api]:
     doors: list[HttpDoor] = []
 
     def make_app(hub: Hub) -> HttpDoor:
-        doors.append(build_app(hub, settings=http_settings))
+        doors.append(build_app(hub, settings=http_settings, origins=origins))
         return doors[0]
 
     async with (

@@ -447,7 +447,7 @@ async def test_a_header_that_may_come_once_is_refused_twice(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/v1", "/api/v1/nothing", "/pub/", "/sub/a/b", LOBBY + "/"]
+    "path", ["/index.html", "/api", "/api/v1", "/api/v1/nothing", "/pub/", "/sub/a/b", LOBBY + "/"]
 )
 async def test_an_unknown_path_is_a_problem(api: Api, path: str) -> None:
     for method in ("GET", "POST", "OPTIONS", "HEAD"):

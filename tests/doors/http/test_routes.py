@@ -10,7 +10,6 @@ import pytest
 import clawnet
 from clawnet.core.errors import ERRORS, ClawError
 from clawnet.doors.http.app import HOT, ROUTES
-from clawnet.doors.http.settings import HttpSettings
 from tests.doors.http.conftest import LOBBY, Api, check_problem
 
 # --- rights -----------------------------------------------------------------
@@ -340,8 +339,8 @@ async def test_too_fast_a_publisher_is_told(api: Api) -> None:
 
 class TestCors:
     @pytest.fixture
-    def http_settings(self) -> HttpSettings:
-        return HttpSettings(cors_origins=("https://chat.example",))
+    def origins(self) -> tuple[str, ...]:
+        return ("https://chat.example",)
 
     async def test_a_listed_site_may_read_and_another_may_not(self, api: Api) -> None:
         listed = await api.client.get(LOBBY, headers={"Origin": "https://chat.example"})

@@ -328,3 +328,21 @@ async def test_unknown_parameters_are_refused_before_the_upgrade(hub: Running, q
 async def test_the_native_format_may_be_asked_for(hub: Running) -> None:
     async with connect(hub.ws_url + "?format=native") as socket:
         assert (await ask(socket, action="ping"))["type"] == "pong"
+
+
+async def test_a_publish_that_expects_an_answer_is_told_its_correlation(hub: Running) -> None:
+    async with client(hub, await hub.token()) as socket:
+        await ask(socket, action="subscribe", channels=[LOBBY])
+        expect = {"reply_within_s": 30}
+        await say(socket, action="publish", channel=LOBBY, data=1, expect=expect)
+        answer, event = await hear(socket), await hear(socket)
+        own = {"expect": expect, "correlation_id": "c"}
+        await say(socket, action="publish", channel=LOBBY, data=1, **own)
+        named, _ = await hear(socket), await hear(socket)
+        refused = await ask(
+            socket, action="publish", channel=LOBBY, data=1, expect={"reply_within_s": 0}
+        )
+    assert answer["correlation_id"] == event["event"]["correlation_id"]
+    assert event["event"]["expect"] == {"reply_within_s": 30.0}
+    assert "correlation_id" not in named
+    assert refused["error"]["code"] == "bad_request"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
 from clawnet.cli.options import Group, invocation
-from clawnet.cli.terminal import harmless, say, say_json, table
+from clawnet.cli.terminal import harmless, is_terminal, say, say_json, table
 from clawnet.client.http import segment
 
 _ROLES = click.Choice(["worker", "warden", "master"])
@@ -61,8 +62,11 @@ def list_() -> None:
         say_json({"accounts": found})
         return
     table(
-        ("id", "handle", "role", "kind", "created"),
-        [[one[key] for key in ("id", "handle", "role", "kind", "created")] for one in found],
+        ("id", "handle", "role", "kind", "proof", "created"),
+        [
+            [one.get(key) for key in ("id", "handle", "role", "kind", "proof", "created")]
+            for one in found
+        ],
         empty="There are no accounts.",
     )
 
@@ -96,6 +100,9 @@ def delete(id: str, yes: bool) -> None:
     """End the account ID with its tokens and grants. Its id stays taken for ever."""
     at = invocation()
     if not yes:
+        at.call("GET", f"/api/v1/accounts/{segment(id)}")
+        if not is_terminal(sys.stdin):
+            raise click.UsageError("Nobody can be asked here: use --yes to delete an account.")
         click.confirm(
             f"Delete {harmless(id)}? Its id can never be used again", abort=True, err=True
         )
@@ -111,4 +118,4 @@ def _show(found: dict[str, Any]) -> None:
         say_json(found)
     else:
         for key, value in found.items():
-            say(f"{harmless(key):8} {harmless('-' if value is None else value)}")
+            say(f"{harmless(key):9} {harmless('-' if value is None else value)}")

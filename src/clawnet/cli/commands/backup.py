@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from clawnet.cli.options import Command, invocation
-from clawnet.cli.terminal import harmless, is_terminal, note, say, say_json
+from clawnet.cli.progress import bar
+from clawnet.cli.terminal import harmless, note, say, say_json
 
 if TYPE_CHECKING:
     from clawnet.app.config import Settings
@@ -34,7 +33,7 @@ def backup(target: Path | None, data_dir: str | None) -> None:
     settings = _settings(data_dir)
     where = (target or Path(time.strftime("clawnet-%Y%m%dT%H%M%SZ", time.gmtime()))).absolute()
     folder = data_folder(settings)
-    with _bar("Copying") as progress:
+    with bar("Copying") as progress:
         if running_hub(folder) is None:
             from clawnet.app.backups import back_up
 
@@ -109,7 +108,7 @@ def restore(source: Path, data_dir: str | None, yes: bool) -> None:
         click.confirm(harmless(question), abort=True, err=True)
     names = f"{manifest.file}.replaced*"
     before = set(folder.glob(names))
-    with _bar("Restoring") as progress:
+    with bar("Restoring") as progress:
         put_back(source, folder, progress=progress)
     replaced = min(set(folder.glob(names)) - before, default=None)
     if invocation().is_json:
@@ -126,19 +125,3 @@ def _settings(data_dir: str | None) -> Settings:
 
     flags = {"data_dir": data_dir}
     return load(flags=flags, environment=os.environ, file=invocation().places.config)
-
-
-@contextmanager
-def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, if somebody watches there."""
-    if not is_terminal(sys.stderr):
-        yield lambda done, total: None
-        return
-    with click.progressbar(length=100, label=label, file=sys.stderr) as bar:
-
-        def show(done: int, total: int) -> None:
-            share = 100 * done // max(total, 1)
-            if share > bar.pos:
-                bar.update(share - bar.pos)
-
-        yield show

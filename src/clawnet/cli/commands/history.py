@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from clawnet.cli.options import Command, invocation
-from clawnet.cli.terminal import is_terminal, note, say_json, table
+from clawnet.cli.terminal import is_terminal, note_gap, say_json, table
 from clawnet.client.http import segment
 
 _PAGE = 1_000
@@ -43,10 +43,7 @@ def history(channel: str, since: str | None, limit: int, reverse: bool) -> None:
     if is_backwards and not reverse:
         events.reverse()
     for gap in gaps:
-        note(
-            f"claw: events {gap['first']} to {gap['last']} of {gap['channel']} are gone "
-            f"({gap.get('reason', 'retention')})."
-        )
+        note_gap(gap["channel"], gap["first"], gap["last"], gap.get("reason", "retention"))
     if at.is_json:
         say_json({"channel": channel, "events": events, "next": page.get("next"), "gaps": gaps})
     elif is_terminal():
@@ -58,7 +55,7 @@ def history(channel: str, since: str | None, limit: int, reverse: bool) -> None:
 
 def shaped(event: dict[str, Any], channel: str) -> dict[str, Any]:
     """An event in the CLI's form, under the channel name that was asked for."""
-    return {
+    shaped = {
         "channel": channel,
         "sender": event["actor"]["id"],
         "payload": event["data"],
@@ -66,6 +63,9 @@ def shaped(event: dict[str, Any], channel: str) -> dict[str, Any]:
         "id": event["id"],
         "offset": event["offset"],
     }
+    if "traceparent" in event:
+        shaped["traceparent"] = event["traceparent"]
+    return shaped
 
 
 def _show(events: list[dict[str, Any]]) -> None:

@@ -34,18 +34,42 @@ def token() -> None:
 
 @token.command()
 @click.option("--account", help="Whose token; your own, if not given (another's: a master).")
-@click.option("--name", default="default", show_default=True, help="To tell it from others.")
+@click.option("--name", help="To tell it from others; default, if not given.")
 @click.option(
     "--scope", "scopes", multiple=True,
     help="Narrow it, such as events:read. May be repeated; everything, if not given.",
 )  # fmt: skip
 @click.option("--expires-in", type=Span(), metavar="TIME", help="Such as 12h or 30d; never.")
+@click.option(
+    "--jwt",
+    "is_jwt",
+    is_flag=True,
+    help="A short-lived one of your own, made from the token you show and ended with it.",
+)
+@click.option("--ttl", type=Span(), metavar="TIME", help="How long a --jwt lives; 15m.")
 def create(
-    account: str | None, name: str, scopes: tuple[str, ...], expires_in: float | None
+    account: str | None,
+    name: str | None,
+    scopes: tuple[str, ...],
+    expires_in: float | None,
+    is_jwt: bool,
+    ttl: float | None,
 ) -> None:
     """Make a token and print it: TOKEN=$(claw token create --account bob)"""
     at = invocation()
-    body: dict[str, Any] = {"name": name, "scopes": list(scopes) or ["*"]}
+    if is_jwt:
+        for option, value in (
+            ("--account", account),
+            ("--name", name),
+            ("--expires-in", expires_in),
+        ):
+            if value is not None:
+                raise click.UsageError(f"{option} is not for --jwt; its life is --ttl.")
+        _create_jwt(scopes, ttl)
+        return
+    if ttl is not None:
+        raise click.UsageError("--ttl is for --jwt; other tokens have --expires-in.")
+    body: dict[str, Any] = {"name": name or "default", "scopes": list(scopes) or ["*"]}
     if account is not None:
         body["account"] = account
     if expires_in is not None:
@@ -58,10 +82,25 @@ def create(
     note(f"This is token {answer['id']} of {answer['account']}. It is not shown again.")
 
 
+def _create_jwt(scopes: tuple[str, ...], ttl: float | None) -> None:
+    at = invocation()
+    body: dict[str, Any] = {}
+    if scopes:
+        body["scopes"] = list(scopes)
+    if ttl is not None:
+        body["ttl_s"] = ttl
+    answer = at.call("POST", "/api/v1/tokens/jwt", body=body)
+    if at.is_json:
+        say_json(answer)
+        return
+    say(harmless(answer["token"]))
+    note(f"It ends at {answer['expires']}; sooner by: claw token revoke {answer['jti']}")
+
+
 @token.command("list")
 @click.option("--account", help="Whose tokens; your own, if not given.")
 def list_(account: str | None) -> None:
-    """List the tokens, without the tokens themselves."""
+    """List the tokens, without the tokens themselves; and the JWTs that are in use."""
     at = invocation()
     answer = at.call("GET", "/api/v1/tokens", query={"account": account})
     if at.is_json:
@@ -71,7 +110,7 @@ def list_(account: str | None) -> None:
         ("id", "account", "name", "scopes", "created", "expires", "last used"),
         [
             [one.get(key) for key in
-             ("id", "account", "name", "scopes", "created", "expires")]
+             ("id", "account", "name", "scopes", "created", "expires", "last_used")]
             for one in answer["tokens"]
         ],
         empty="There are no tokens.",
@@ -81,7 +120,7 @@ def list_(account: str | None) -> None:
 @token.command()
 @click.argument("id")
 def revoke(id: str) -> None:
-    """End the token ID at once, on live connections too."""
+    """End the token (or JWT) ID at once, on live connections too, with the JWTs made from it."""
     at = invocation()
     answer = at.call("DELETE", f"/api/v1/tokens/{segment(id)}") or {"changed": True}
     if at.is_json:

@@ -17,7 +17,13 @@ from clawnet.cli.options import Command, invocation
     "--engine", type=click.Choice(["sqlite", "memory"]),
     help="sqlite keeps events on disk; memory forgets them at the end.",
 )  # fmt: skip
-@click.option("--dev", is_flag=True, default=None, help="Log more; on this machine only.")
+@click.option("--tls-cert", metavar="FILE", help="Speak TLS with this certificate chain (PEM).")
+@click.option("--tls-key", metavar="FILE", help="The certificate's private key (PEM).")
+@click.option(
+    "--dev", is_flag=True, default=None,
+    help="Log more, and let programs of this machine make accounts (claw dev-register).",
+)  # fmt: skip
+@click.option("--public-url", metavar="URL", help="The hub's URL as its clients reach it.")
 @click.option(
     "--behind-proxy", multiple=True, metavar="CIDR",
     help="A trusted reverse proxy's network. May be repeated.",
@@ -29,6 +35,9 @@ def up(
     engine: str | None,
     dev: bool | None,
     behind_proxy: tuple[str, ...],
+    tls_cert: str | None,
+    tls_key: str | None,
+    public_url: str | None,
 ) -> int:
     """Start a hub and run it until Ctrl-C or SIGTERM.
 
@@ -37,7 +46,7 @@ def up(
     config.toml in $XDG_CONFIG_HOME/clawnet.
 
     Beyond this machine it listens only if --bind says so; every request then
-    needs a token.
+    needs a token. A certificate that was renewed is read anew on SIGHUP.
     """
     from clawnet.app.app import up as run
     from clawnet.app.config import load
@@ -50,6 +59,9 @@ def up(
         "engine": engine,
         "dev": dev,
         "behind_proxy": behind_proxy,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "public_url": public_url,
     }
     settings = load(
         flags=flags,

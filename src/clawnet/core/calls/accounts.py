@@ -8,6 +8,9 @@ import msgspec
 
 Role = Literal["master", "warden", "worker"]
 AccountKind = Literal["agent", "human", "service", "ext"]
+Proof = Literal["operator", "invitation", "dev", "bootstrap"]
+"""How an account came to be: a master made it, it redeemed an invitation, it registered itself
+on a hub for development, or it is the hub's first one."""
 
 
 class CreateAccount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,7 +50,11 @@ class ListAccounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AccountInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """`id` as it is kept, `name` as it was first spelled."""
+    """`id` as it is kept, `name` as it was first spelled.
+
+    `proof` is how the account came to be, at `proved`, and `proved_by` who vouches for it: the
+    master who made or invited it.
+    """
 
     id: str
     name: str
@@ -56,6 +63,9 @@ class AccountInfo(msgspec.Struct, frozen=True, kw_only=True):
     kind: AccountKind
     world: str
     created: str
+    proof: Proof = "operator"
+    proved: str | None = None
+    proved_by: str | None = None
 
 
 class AccountList(msgspec.Struct, frozen=True, kw_only=True):

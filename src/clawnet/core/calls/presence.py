@@ -6,14 +6,14 @@ import msgspec
 
 
 class ReadPresence(msgspec.Struct, frozen=True, kw_only=True):
-    """The accounts of one's world that are online, by id, behind `after`."""
+    """The accounts of one's world that are online or idle, by id, behind `after`."""
 
     after: str = ""
     limit: int = 100
 
 
 class PresenceInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """`status` is online or offline; `since` when it became so."""
+    """`status` is online, or idle: connected, and did nothing for a while; `since` when so."""
 
     account: str
     handle: str

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
+from clawnet.core.events import Expect
+
 BATCH_MAX_EVENTS = 1_000
 BATCH_MAX_BYTES = 1_048_576
 
 
 class Publish(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Append an event to a channel. `data` is the JSON value's bytes as they came."""
+    """Append an event to a channel. `data` is the JSON value's bytes as they came.
+
+    `traceparent` is W3C Trace Context; a malformed one is ignored.
+    """
 
     channel: str
     data: msgspec.Raw
@@ -17,16 +22,22 @@ class Publish(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     dedupe_key: str | None = None
     correlation_id: str | None = None
     causation_id: str | None = None
+    traceparent: str | None = None
+    expect: Expect | None = None
 
 
-class Published(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The event is durable at this place. `deduped` if an earlier publish put it there."""
+class Published(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The event is durable at this place. `deduped` if an earlier publish put it there.
+
+    `correlation_id` is there if an answer is expected and the hub had to choose one.
+    """
 
     id: str
     seq: int
     offset: int
     epoch: str
     deduped: bool
+    correlation_id: str | None = None
 
 
 class PublishBatch(msgspec.Struct, frozen=True, kw_only=True):

@@ -54,7 +54,10 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReadEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One event by its id, as JSON bytes; NotFound unless the caller may read its channel."""
+    """One event by its id, as JSON bytes.
+
+    NotFound unless the caller may read its channel, or said it itself (docs/adr/0011).
+    """
 
     id: str
 

@@ -35,7 +35,7 @@ class Plain:
 
     async def __call__(self, receive: Receive, send: Send) -> None:
         headers = list(self.headers)
-        if self.status != 204:
+        if self.status not in (204, 304):
             headers.append((b"content-length", b"%d" % len(self.body)))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": False})

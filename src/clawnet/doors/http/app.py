@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
 from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
@@ -14,18 +15,30 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from clawnet.core.errors import BadRequest, ClawError, MethodNotAllowed, NotFound
 from clawnet.doors.http.answers import Answer, Plain
 from clawnet.doors.http.body import ClientGone
+from clawnet.doors.http.describe import Routes
+from clawnet.doors.http.documents.place import check_public_url
+from clawnet.doors.http.documents.shelf import Shelf
 from clawnet.doors.http.problem import problem_answer, unexpected
-from clawnet.doors.http.publishing import Publishing
+from clawnet.doors.http.publishing import DESCRIBED, Publishing
 from clawnet.doors.http.request import Request
 from clawnet.doors.http.routes import (
     accounts,
+    archive,
     channels,
     consumers,
+    documents,
     events,
     grants,
     health,
+    inbox,
+    invitations,
+    oauth,
+    receipts,
     streams,
     tokens,
+    traces,
+    wake,
+    worlds,
 )
 from clawnet.doors.http.settings import HttpSettings
 from clawnet.hub.hub import Hub
@@ -34,6 +47,10 @@ Endpoint = Callable[[Request], Awaitable[Answer]]
 
 PATH_MAX_BYTES = 8_192
 CORS_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+CORS_EXPOSED = (
+    "Retry-After", "RateLimit", "RateLimit-Policy",
+    "Clawnet-Events", "Clawnet-Left-Out", "Clawnet-Gaps",
+)  # fmt: skip
 CORS_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID")
 
 ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
@@ -44,6 +61,8 @@ ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
     "/api/v1/events/stream": {"GET": streams.events},
     "/api/v1/events/batch": {},
     "/api/v1/events/{id}": {"GET": events.event},
+    "/api/v1/traces/{id}": {"GET": traces.trace},
+    "/api/v1/events/{id}/receipt": {"GET": receipts.read},
     "/api/v1/consumers": {"GET": consumers.list_all, "POST": consumers.create},
     "/api/v1/consumers/{name}": {"GET": consumers.read, "DELETE": consumers.delete},
     "/api/v1/consumers/{name}/fetch": {"POST": consumers.fetch},
@@ -56,12 +75,35 @@ ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
         "DELETE": accounts.delete,
     },
     "/api/v1/tokens": {"GET": tokens.list_all, "POST": tokens.create},
+    "/api/v1/tokens/jwt": {"POST": tokens.issue},
     "/api/v1/tokens/{id}": {"DELETE": tokens.revoke},
     "/api/v1/grants": {"GET": grants.list_all, "POST": grants.give, "DELETE": grants.revoke},
+    "/api/v1/export": {"GET": archive.export},
+    "/api/v1/import": {"POST": archive.take_in},
+    "/api/v1/inbox": {"GET": inbox.read},
+    "/api/v1/inbox/ack": {"POST": inbox.ack},
+    "/api/v1/inbox/woken": {"POST": receipts.confirm},
+    "/api/v1/wake": {"PUT": wake.hold, "DELETE": wake.end},
+    "/api/v1/accounts/{id}/wake": {"GET": wake.read},
+    "/api/v1/invitations": {"GET": invitations.list_all, "POST": invitations.create},
+    "/api/v1/invitations/redeem": {"POST": invitations.redeem},
+    "/api/v1/invitations/{id}": {"DELETE": invitations.revoke},
+    "/api/v1/register": {"POST": invitations.register},
+    "/api/v1/worlds": {"GET": worlds.list_all, "POST": worlds.create},
+    "/join": {"GET": invitations.page},
     "/api/v1/me": {"GET": accounts.me},
     "/api/v1/presence": {"GET": accounts.presence},
     "/api/v1/blocks": {"GET": accounts.blocks},
     "/api/v1/blocks/{account}": {"PUT": accounts.block, "DELETE": accounts.unblock},
+    "/api/v1/instructions": {"GET": documents.instruct},
+    "/oauth/token": {"POST": oauth.token},
+    "/.well-known/oauth-authorization-server": {"GET": oauth.metadata},
+    "/": {"GET": documents.front},
+    "/openapi.json": {"GET": documents.openapi},
+    "/asyncapi.json": {"GET": documents.asyncapi},
+    "/docs": {"GET": documents.docs},
+    "/skill.md": {"GET": documents.skill},
+    "/llms.txt": {"GET": documents.llms},
     "/healthz": {"GET": health.alive},
     "/readyz": {"GET": health.ready},
     "/version": {"GET": health.version},
@@ -79,17 +121,54 @@ HOT: Mapping[str, str] = {
 """Methods that clawnet.doors.http.publishing answers before the router is asked."""
 
 
-def build_app(hub: Hub, *, settings: HttpSettings | None = None) -> HttpDoor:
-    """The ASGI app of a hub."""
-    return HttpDoor(hub, settings=settings or HttpSettings())
+def build_app(
+    hub: Hub,
+    *,
+    settings: HttpSettings | None = None,
+    origins: Collection[str] = (),
+    public_url: str | None = None,
+    beside: Routes | None = None,
+) -> HttpDoor:
+    """The ASGI app of a hub. `origins` are the sites whose pages may read answers (CORS).
+
+    `public_url` is what clients call this hub, if not what they ask by; `beside` are routes that
+    something in front of this app answers, for the documents. Raises BadConfiguration.
+    """
+    return HttpDoor(
+        hub,
+        settings=settings or HttpSettings(),
+        origins=origins,
+        public_url=public_url,
+        beside=beside,
+    )
+
+
+def described(beside: Routes) -> Routes:
+    """Every path and method that is answered at this address, with what describes it."""
+    hot = {path: {"POST": endpoint} for path, endpoint in DESCRIBED.items()}
+    found: dict[str, dict[str, Callable[..., Any]]] = {}
+    for routes in (ROUTES, hot, beside):
+        for path, methods in routes.items():
+            found.setdefault(path, {}).update(methods)
+    return found
 
 
 class HttpDoor:
     """The door. Call stop() when the hub stops, so that long polls are answered at once."""
 
-    def __init__(self, hub: Hub, *, settings: HttpSettings) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        *,
+        settings: HttpSettings,
+        origins: Collection[str] = (),
+        public_url: str | None = None,
+        beside: Routes | None = None,
+    ) -> None:
         self.hub = hub
         self.settings = settings
+        self.public_url = None if public_url is None else check_public_url(public_url)
+        self.shelf = Shelf(lambda: described(beside or {}))
         self.publishing = Publishing(hub)
         self._is_stopping = False
         self._stopped: asyncio.Future[None] | None = None
@@ -100,13 +179,13 @@ class HttpDoor:
         # A redirect would turn a POST into a GET for many clients: a wrong path is a 404.
         self._router = Router(routes, redirect_slashes=False)
         self._app: ASGIApp = self._answer
-        if settings.cors_origins:
+        if origins:
             self._app = CORSMiddleware(
                 self._answer,
-                allow_origins=settings.cors_origins,
+                allow_origins=sorted(origins),
                 allow_methods=list(CORS_METHODS),
                 allow_headers=list(CORS_HEADERS),
-                expose_headers=["Retry-After", "RateLimit", "RateLimit-Policy"],
+                expose_headers=list(CORS_EXPOSED),
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -162,7 +241,8 @@ class HttpDoor:
             await self._router(encoded, receive, send)
         except HTTPException:
             raise NotFound(
-                "There is no such path on this hub.", next="The API begins at /api/v1."
+                "There is no such path on this hub.",
+                next="Every path is in /docs; /skill.md and /llms.txt say how to begin.",
             ) from None
 
 

@@ -7,6 +7,8 @@ A request costs one dict of its headers, one decode, one future; answers' header
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -19,15 +21,28 @@ from clawnet.core.calls.publishing import (
     Published,
     PublishedBatch,
 )
-from clawnet.core.errors import BadRequest, ClawError
+from clawnet.core.errors import (
+    BadRequest,
+    ClawError,
+    DedupeConflict,
+    DiskFull,
+    InvalidChannel,
+    InvalidData,
+    InvalidType,
+    OutcomeUnknown,
+    Refused,
+)
+from clawnet.core.events import DEDUPE_KEY_MAX_CHARS, Expect
 from clawnet.doors.http.answers import encode
 from clawnet.doors.http.body import ENVELOPE_MAX_BYTES, decode, need_json, read_body
 from clawnet.doors.http.callers import Callers
+from clawnet.doors.http.describe import operation
 from clawnet.doors.http.query import Query, decoded
-from clawnet.doors.http.request import header_map, idempotency_key
+from clawnet.doors.http.request import header_map, idempotency_key, traceparent
 from clawnet.doors.http.wire import send_json
 from clawnet.hub.hub import Hub
 from clawnet.hub.lanes import Lane
+from clawnet.hub.publishing import REPLY_WITHIN_MAX_S, REPLY_WITHIN_MIN_S
 
 CHANNELS_PREFIX = b"/api/v1/channels/"
 EVENTS_SUFFIX = b"/events"
@@ -45,6 +60,8 @@ class PublishBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     dedupe_key: str | None = None
     correlation_id: str | None = None
     causation_id: str | None = None
+    traceparent: str | None = None
+    expect: Expect | None = None
 
 
 class BatchItem(Publish, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
@@ -56,6 +73,28 @@ class BatchBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     events: list[BatchItem]
 
+
+# What a commit may be refused with, beside what every route may answer.
+_REFUSALS = (
+    DedupeConflict,
+    DiskFull,
+    InvalidChannel,
+    InvalidData,
+    InvalidType,
+    OutcomeUnknown,
+    Refused,
+)
+_KEY = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=DEDUPE_KEY_MAX_CHARS, description="The dedupe key.")
+]
+_EXPECT = Annotated[
+    float,
+    msgspec.Meta(
+        ge=REPLY_WITHIN_MIN_S,
+        le=REPLY_WITHIN_MAX_S,
+        description="Expect an answer within so many seconds; silence is told in your inbox.",
+    ),
+]
 
 _publish_decoder = msgspec.json.Decoder(PublishBody)
 _batch_decoder = msgspec.json.Decoder(BatchBody)
@@ -88,7 +127,20 @@ class Publishing:
             return True
         return False
 
+    @operation(
+        tag="events",
+        body=PublishBody,
+        answer=Published,
+        status=201,
+        statuses=(200,),
+        headers={"Idempotency-Key": _KEY, "traceparent": str},
+        errors=_REFUSALS,
+    )
     async def _event(self, channel: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Publish an event.
+
+        The answer comes when the event is durable: 201, or 200 if it was stored before.
+        """
         headers = header_map(scope)
         caller = self._callers.of(headers)
         if scope["query_string"]:
@@ -108,26 +160,53 @@ class Publishing:
                 dedupe_key=key,
                 correlation_id=body.correlation_id,
                 causation_id=body.causation_id,
+                traceparent=body.traceparent or traceparent(headers),
+                expect=body.expect,
             ),
             send,
         )
 
+    @operation(
+        tag="events",
+        body=Any,  # whatever it is, it is taken: JSON, else text
+        body_media_type="*/*",
+        answer=Published,
+        status=201,
+        statuses=(200,),
+        query={"type": str, "key": _KEY, "expect": _EXPECT},
+        headers={"Idempotency-Key": _KEY, "traceparent": str},
+        errors=_REFUSALS,
+    )
     async def _shell(self, channel: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """`curl -d hi`: the body is JSON if it parses, else text, whatever its content type."""
+        """Publish from a shell: `curl -d hi`.
+
+        The body is JSON if it parses, else text, whatever its content type.
+        """
         headers = header_map(scope)
         caller = self._callers.of(headers)
-        query = Query(scope["query_string"], ("type", "key"))
+        query = Query(scope["query_string"], ("type", "key", "expect"))
         raw = await read_body(receive, headers, max_bytes=self._body_max_bytes)
         call = Publish(
             channel=channel,
             data=msgspec.Raw(_as_json(raw)),
             type=query.text("type"),
             dedupe_key=idempotency_key(headers, query.text("key"), name="key"),
+            traceparent=traceparent(headers),
+            expect=_expected(query),
         )
         # A terminal's prompt shall not stand behind the answer.
         await self._publish(caller, call, send, ending=b"\n")
 
+    @operation(
+        tag="events",
+        body=BatchBody,
+        answer=PublishedBatch,
+        status=201,
+        statuses=(200,),
+        errors=_REFUSALS,
+    )
     async def _batch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Publish up to 1,000 events as one unit: all or none."""
         headers = header_map(scope)
         caller = self._callers.of(headers)
         Query(scope["query_string"], ())
@@ -168,6 +247,20 @@ class Publishing:
             name = decoded(segment.decode("latin-1"), what="The channel in the path")
             self._names[segment] = name
         return name
+
+
+DESCRIBED: Mapping[str, Any] = {
+    "/api/v1/channels/{channel}/events": Publishing._event,
+    "/api/v1/events/batch": Publishing._batch,
+    "/pub/{channel}": Publishing._shell,
+}
+"""What answers POST at each hot path, for the documents."""
+
+
+def _expected(query: Query) -> Expect | None:
+    if query.text("expect") is None:
+        return None
+    return Expect(reply_within_s=query.number("expect", 0.0))
 
 
 def _as_json(raw: bytes) -> bytes:

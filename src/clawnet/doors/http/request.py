@@ -149,6 +149,12 @@ def bearer(headers: Mapping[bytes, bytes]) -> str:
     return token.decode("latin-1")
 
 
+def traceparent(headers: Mapping[bytes, bytes]) -> str | None:
+    """The header traceparent as it came; the hub ignores a malformed one, as W3C demands."""
+    given = headers.get(b"traceparent")
+    return None if given is None else given.decode("latin-1")
+
+
 def idempotency_key(headers: Mapping[bytes, bytes], other: str | None, *, name: str) -> str | None:
     """The dedupe key: the header's, or `other` from the body or query. Raises BadRequest."""
     given = headers.get(b"idempotency-key")

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 
 class HttpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`cors_origins` are sites (`https://chat.example`) whose pages may read answers; none by
-    default. The gate has its own list of who may write. `ping_s` is the silence after which an
-    event stream gets a comment, so that proxies keep it open and a dead client is noticed.
-    Above `stream_high_bytes` of unsent frames a stream's reader is slow.
-    """
+    """Event streams and long polls. Which sites' pages may read answers is `allowed_origins`."""
 
-    cors_origins: tuple[str, ...] = ()
-    ping_s: float = 15.0
-    stream_high_bytes: int = 262_144
+    ping_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="The silence after which an event stream gets a comment,"
+            " so that proxies keep it open and a dead client is noticed.",
+        ),
+    ] = 15.0
+    stream_high_bytes: Annotated[
+        int, Meta(ge=1_024, description="An event stream with more unsent bytes is a slow reader.")
+    ] = 262_144

@@ -65,6 +65,8 @@ def published(id: Any, outcome: Published) -> bytes:
         f'"offset":{outcome.offset},"epoch":"{outcome.epoch}",'
         f'"deduped":{"true" if outcome.deduped else "false"}}}'
     )
+    if outcome.correlation_id is not None:
+        payload = f'{payload[:-1]},"correlation_id":{quote(outcome.correlation_id)}}}'
     return text_frame(payload.encode())
 
 

@@ -39,7 +39,8 @@ class SubscribeCommand(
 
     channels: list[str]
     since: str | WholeNumber | dict[str, WholeNumber | str] | None = None
-    filters: msgspec.Raw = msgspec.Raw(b"null")
+    # A factory, because a schema can show no Raw as a default.
+    filters: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
     id: Id = None
 
     def call(self) -> Subscribe:

@@ -28,6 +28,8 @@ class Checkpointer:
         self._vfs = vfs
         self._wake = threading.Event()
         self._closing = threading.Event()
+        self._is_free = threading.Event()
+        self._is_free.set()
         self._is_failing = False
         self._thread = threading.Thread(target=self._run, name="clawnet-checkpoint", daemon=True)
 
@@ -38,9 +40,19 @@ class Checkpointer:
         """Enough was committed for a checkpoint. Cheap."""
         self._wake.set()
 
+    def hold(self) -> None:
+        """Begin no other checkpoint until free(): the committer wants to run its own, and
+        would find one in its way again and again on a busy machine."""
+        self._is_free.clear()
+
+    def free(self) -> None:
+        """What was asked for meanwhile runs now."""
+        self._is_free.set()
+
     def close(self) -> None:
         """Wait for a checkpoint that runs, then end. Idempotent."""
         self._closing.set()
+        self._is_free.set()
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -50,6 +62,8 @@ class Checkpointer:
         while not self._closing.is_set():
             self._wake.wait()
             self._wake.clear()
+            # No deadline: the committer, or close(), sets it free.
+            self._is_free.wait()
             if self._closing.is_set():
                 break
             try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -39,13 +39,22 @@ from clawnet.engines.sqlite.lineage import (
     load_lineage,
     load_log_id,
 )
+from clawnet.engines.sqlite.places import Places
 from clawnet.engines.sqlite.readers import Readers
 from clawnet.engines.sqlite.reads import Reads
 from clawnet.engines.sqlite.refusals import busy, disk_full, indexing, is_for_lack_of_room
 from clawnet.engines.sqlite.schema import LOG_FILE, MIGRATIONS
 from clawnet.engines.sqlite.state import load_revisions
 from clawnet.engines.sqlite.tail import Tail
-from clawnet.engines.sqlite.trims import Trim, pick_before, pick_channel, prepare
+from clawnet.engines.sqlite.trims import (
+    Removal,
+    Trim,
+    pick_before,
+    pick_channel,
+    pick_channel_due,
+    pick_due,
+    prepare,
+)
 from clawnet.engines.sqlite.writer import NothingWritten, Writer, dedupe_key
 from clawnet.ports.clock import Clock, Randomness
 from clawnet.ports.log import (
@@ -53,6 +62,8 @@ from clawnet.ports.log import (
     READ_MAX_EVENTS,
     ChannelHead,
     Chunk,
+    IsDue,
+    Piece,
     StateEntry,
 )
 
@@ -90,8 +101,6 @@ class SqliteEngine:
         self._is_closed = False
         self._refill_at_s: float | None = None
         self._lock = threading.Lock()
-        # Up to where a trim has looked, by what it keeps: what is kept is not looked at again.
-        self._trimmed: dict[frozenset[str], int] = {}
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as undo:
             lock = Lock(folder)
@@ -294,43 +303,71 @@ class SqliteEngine:
             if self._refill_at_s is not None:
                 self._ballast.take_back()
 
-    def trim_before(self, seq: int, *, keep_types: frozenset[str] = frozenset()) -> int:
-        with self._lock:
-            self._refuse_after_failure()
+    def trim_before(self, seq: int) -> int:
+        with self._trimming():
             seq = min(seq, self._last_seq)
-            after = max(self._trimmed.get(keep_types, 0), self._first_seq - 1)
+            after = self._first_seq - 1
             if after >= seq:
                 return 0
-            trim = self._reads.at(
-                lambda places: prepare(
+            return self._trim(
+                lambda places: _counted(pick_before(places, after_seq=after, seq=seq))
+            ).removed
+
+    def trim_due(self, seq: int, *, after_seq: int, is_due: IsDue) -> Piece:
+        with self._trimming():
+            seq = min(seq, self._last_seq)
+            after = max(after_seq, self._first_seq - 1)
+            if after >= seq:
+                return Piece(0, max(seq, after_seq), True)
+            return self._trim(
+                lambda places: pick_due(
                     places,
-                    pick_before(places, after_seq=after, seq=seq, keep_types=keep_types),
+                    after_seq=after,
+                    seq=seq,
+                    is_due=is_due,
                     heads=self._ledger.head_by_id,
-                ),
-                is_committer=True,
+                )
             )
-            self._remove(trim)
-            self._trimmed[keep_types] = trim.seqs[-1] if trim.seqs else seq
-        self._after_write()
-        return len(trim.seqs)
 
     def trim_channel(self, world: str, name: str, *, keep: int) -> int:
-        with self._lock:
-            self._refuse_after_failure()
+        with self._trimming():
             head = self._ledger.head(world, name)
             if head is None:
                 return 0
-            trim = self._reads.at(
-                lambda places: prepare(
-                    places,
-                    pick_channel(places, head, keep=keep),
-                    heads=self._ledger.head_by_id,
-                ),
-                is_committer=True,
+            return self._trim(
+                lambda places: _counted(pick_channel(places, head, keep=keep))
+            ).removed
+
+    def trim_channel_due(
+        self, world: str, name: str, *, is_due: IsDue, keep: int, before: int | None, above: int
+    ) -> Piece:
+        with self._trimming():
+            head = self._ledger.head(world, name)
+            if head is None:
+                return Piece(0, above, True)
+            return self._trim(
+                lambda places: pick_channel_due(
+                    places, head, is_due=is_due, keep=keep, before=before, above=above
+                )
             )
-            self._remove(trim)
+
+    @contextmanager
+    def _trimming(self) -> Iterator[None]:
+        with self._lock:
+            self._refuse_after_failure()
+            yield
         self._after_write()
-        return len(trim.seqs)
+
+    def _trim(self, pick: Callable[[Places], tuple[Removal, Piece]]) -> Piece:
+        """Pick, work out and remove; one piece. Called with the lock held."""
+
+        def read(places: Places) -> tuple[Trim, Piece]:
+            removal, piece = pick(places)
+            return prepare(places, removal, heads=self._ledger.head_by_id), piece
+
+        trim, piece = self._reads.at(read, is_committer=True)
+        self._remove(trim)
+        return piece
 
     def _remove(self, trim: Trim) -> None:
         """Raises DiskFull if even the ballast gives no room."""
@@ -362,9 +399,13 @@ class SqliteEngine:
 
     def _after_write(self) -> None:
         """Between groups: keep the WAL short and the ballast full."""
-        if self._writer.is_wal_long and self._readers.begin_quiet():
+        is_wal_long = self._writer.is_wal_long
+        if is_wal_long:
+            self._checkpointer.hold()
+        if is_wal_long and self._readers.begin_quiet():
             try:
-                self._writer.restart_wal()
+                if self._writer.restart_wal():
+                    self._checkpointer.free()
             except apsw.Error as error:
                 self._fail(error)
             finally:
@@ -479,6 +520,19 @@ class SqliteEngine:
         head = self._ledger.head(world, name)
         return 0 if head is None else self._reads.offset_at(head, seq)
 
+    def correlated(
+        self,
+        world: str,
+        key: str,
+        *,
+        after_seq: int = 0,
+        limit: int = READ_MAX_EVENTS,
+        max_bytes: int = READ_MAX_BYTES,
+    ) -> Chunk:
+        return self._reads.correlated(
+            world, key, after_seq=after_seq, bound=self._last_seq, limit=limit, max_bytes=max_bytes
+        )
+
     def find(self, identity: bytes) -> Existing | None:
         first = self._ledger.first_event(identity)
         if first is not None:
@@ -524,3 +578,8 @@ class SqliteEngine:
             last_seq=head.last_seq,
             last_ts_ms=head.last_ts_ms,
         )
+
+
+def _counted(removal: Removal) -> tuple[Removal, Piece]:
+    """For trims that are repeated until nothing is removed: where they go on says nothing."""
+    return removal, Piece(len(removal.seqs), 0, not removal.seqs)

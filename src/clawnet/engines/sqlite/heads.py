@@ -76,7 +76,7 @@ def load_last_seq(connection: apsw.Connection) -> int:
 
 def write_heads(connection: apsw.Connection, heads: Iterable[Head]) -> None:
     """Write heads inside the transaction that is open."""
-    values: list[object] = []
+    values: list[int | str] = []
     count = 0
     for head in heads:
         values += (

@@ -1,4 +1,4 @@
-"""index.db: where a channel's events, dedupe keys and times lie in the log.
+"""index.db: where a channel's events, dedupe keys, chains and times lie in the log.
 
 All of it can be had from the log again, so it is never waited for: whatever is
 wrong with it, it is thrown away and made anew. Filled by SQL alone, in sorted
@@ -22,7 +22,9 @@ from clawnet.engines.blocks import BLOCK_SHIFT
 from clawnet.engines.sqlite.connections import open_database
 from clawnet.engines.sqlite.schema import INDEX_FILE, LOG_FILE
 
-VERSION = 1
+VERSION = 2
+"""2: by_key. A file of another version is made anew from the log."""
+
 BATCH_EVENTS = 131_072
 CHECKPOINT_PAGES = 4_096
 SWEEP_ROWS = 5_000
@@ -45,10 +47,25 @@ CREATE TABLE by_channel(
     channel_id INTEGER, offset INTEGER, seq INTEGER NOT NULL, PRIMARY KEY(channel_id, offset)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE dedupe(key INTEGER, seq INTEGER, PRIMARY KEY(key, seq)) STRICT, WITHOUT ROWID;
+CREATE TABLE by_key(key TEXT, seq INTEGER, PRIMARY KEY(key, seq)) STRICT, WITHOUT ROWID;
 CREATE TABLE times(block INTEGER PRIMARY KEY, ts_ms INTEGER NOT NULL) STRICT;
 """
 
+# A key is `<world>/c:<correlation id>` or `<world>/t:<trace id>`; see core.trace. No member before
+# `traceparent` can hold its mark: inside of a JSON string the quotes would be escaped.
+TRACE_MARK = ',"traceparent":"00-'
+_KEYED = f"""SELECT key, seq FROM (
+    SELECT c.world || '/c:' || l.correlation_id AS key, l.seq AS seq
+    FROM log.log AS l CROSS JOIN log.channels AS c ON c.id = l.channel_id
+    WHERE l.seq > ?1 AND l.seq <= ?2 AND l.correlation_id IS NOT NULL
+    UNION ALL
+    SELECT c.world || '/t:' || substr(l.head, instr(l.head, '{TRACE_MARK}') + {len(TRACE_MARK)}, 32)
+    , l.seq FROM log.log AS l CROSS JOIN log.channels AS c ON c.id = l.channel_id
+    WHERE l.seq > ?1 AND l.seq <= ?2 AND instr(l.head, '{TRACE_MARK}')
+) ORDER BY key, seq"""
+
 _FILL = (
+    f"INSERT OR REPLACE INTO by_key {_KEYED}",
     """INSERT OR REPLACE INTO by_channel SELECT channel_id, offset, seq FROM log.log
     WHERE seq > ?1 AND seq <= ?2 ORDER BY channel_id, offset""",
     """INSERT OR REPLACE INTO dedupe SELECT dedupe_key, seq FROM log.log
@@ -58,9 +75,15 @@ _FILL = (
     ON CONFLICT(block) DO UPDATE SET ts_ms = max(ts_ms, excluded.ts_ms)""",
 )
 
-_SWEPT = (("by_channel", "channel_id", "offset"), ("dedupe", "key", "seq"))
+Place = tuple[int | str, int]
 
-Place = tuple[int, int]
+LOWEST = -(1 << 63)
+SWEPT: tuple[tuple[str, str, str, Place], ...] = (
+    ("by_channel", "channel_id", "offset", (LOWEST, LOWEST)),
+    ("dedupe", "key", "seq", (LOWEST, LOWEST)),
+    ("by_key", "key", "seq", ("", LOWEST)),
+)
+"""Tables whose rows are cleaned behind, by which columns, and where that begins."""
 
 
 class Index:
@@ -117,7 +140,7 @@ class Index:
 
     def sweep(self, table: int, after: Place) -> Place | None:
         """Delete rows of removed events among the next rows of a table; None at its end."""
-        name, first, second = _SWEPT[table]
+        name, first, second, _ = SWEPT[table]
         rows = f"FROM {name} WHERE ({first}, {second}) > (?1, ?2) ORDER BY {first}, {second}"
         end = self._open.execute(
             f"SELECT {first}, {second} {rows} LIMIT 1 OFFSET {SWEEP_ROWS - 1}", after
@@ -183,7 +206,7 @@ class Index:
         if indexed > good:
             # It knows a future that was put back, under positions that are given anew.
             raise _Foreign
-        for table in ("by_channel", "dedupe", "times"):
+        for table in ("by_channel", "dedupe", "by_key", "times"):
             self._open.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall()
         return indexed
 

@@ -10,7 +10,7 @@ import apsw
 
 from clawnet.core.ledger import Ledger
 from clawnet.core.positions import EpochStart
-from clawnet.engines.sqlite.index import BATCH_EVENTS, BROKEN, Index, Place
+from clawnet.engines.sqlite.index import BATCH_EVENTS, BROKEN, SWEPT, Index, Place
 from clawnet.engines.sqlite.readers import Readers
 from clawnet.engines.sqlite.tail import Tail
 
@@ -218,9 +218,8 @@ class Indexer:
         if not self._sweeps:
             if not self._is_sweep_due:
                 return False
-            lowest = -(1 << 63)
             with self._lock:
-                self._sweeps = [(0, (lowest, lowest)), (1, (lowest, lowest))]
+                self._sweeps = [(table, swept[3]) for table, swept in enumerate(SWEPT)]
                 self._removed = 0
             self._index.drop_times(self._first_seq)
         table, after = self._sweeps[-1]

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import apsw
 import msgspec
 
 from clawnet.core.ledger import Head
 from clawnet.engines.blocks import BLOCK_SHIFT
+from clawnet.engines.sqlite.index import TRACE_MARK
 from clawnet.engines.sqlite.tail import Generation
 
 Pair = tuple[int, int]
@@ -35,6 +37,14 @@ _SCAN_ASCENDING = """SELECT group_concat(offset), group_concat(seq) FROM (
 _SCAN_DESCENDING = """SELECT group_concat(offset), group_concat(seq) FROM (
     SELECT offset, seq FROM main.log
     WHERE seq > ? AND seq <= ? AND channel_id = ? AND offset < ? ORDER BY seq DESC LIMIT ?)"""
+_CHAIN = """SELECT group_concat(seq) FROM (
+    SELECT seq FROM idx.by_key WHERE key = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?)"""
+_SCAN_CORRELATED = """SELECT group_concat(seq) FROM (
+    SELECT seq FROM main.log WHERE seq > ? AND seq <= ? AND correlation_id = ?
+    AND channel_id IN (SELECT id FROM main.channels WHERE world = ?) ORDER BY seq LIMIT ?)"""
+_SCAN_TRACED = """SELECT group_concat(seq) FROM (
+    SELECT seq FROM main.log WHERE seq > ? AND seq <= ? AND instr(head, ?)
+    AND channel_id IN (SELECT id FROM main.channels WHERE world = ?) ORDER BY seq LIMIT ?)"""
 _EXISTING = """SELECT group_concat(seq), group_concat(size) FROM (
     SELECT l.seq, octet_length(l.head) + octet_length(l.data) AS size
     FROM carray(?) AS s CROSS JOIN main.log AS l ON l.seq = s.value)"""
@@ -106,6 +116,27 @@ class Places:
             bound = min(up_to_seq, self._indexed)
             found += self._pairs(_DESCENDING, (head.id, before, bound, limit - len(found)))
         return [pair for pair in found if pair[0] >= head.first]
+
+    def chain(
+        self, world: str, key: str, *, after_seq: int, up_to_seq: int, limit: int
+    ) -> list[int]:
+        """A chain's seqs behind `after_seq`, `limit` at most; some may be removed."""
+        found: list[int] = []
+        if self._has_index:
+            bound = min(up_to_seq, self._indexed)
+            found = self._seqs(_CHAIN, (f"{world}/{key}", after_seq, bound, limit))
+        if len(found) < limit and self._indexed < min(self.tail_after, up_to_seq):
+            start, bound = max(after_seq, self._indexed), min(up_to_seq, self.tail_after)
+            sql = _SCAN_CORRELATED if key.startswith("c:") else _SCAN_TRACED
+            wanted = key[2:] if key.startswith("c:") else f"{TRACE_MARK}{key[2:]}-"
+            found += self._seqs(sql, (start, bound, wanted, world, limit - len(found)))
+        for generation in self._generations:
+            if len(found) >= limit:
+                break
+            found += generation.chain(
+                world, key, after_seq=after_seq, up_to_seq=up_to_seq, limit=limit - len(found)
+            )
+        return found
 
     def newest(self, head: Head, seq: int) -> int | None:
         """The offset of the channel's newest existing event with seq <= `seq`."""
@@ -235,10 +266,14 @@ class Places:
                 high = max(found[0], low + 1)
         return high
 
+    def _seqs(self, sql: str, bindings: tuple[int | str, ...]) -> list[int]:
+        text = self.connection.execute(sql, bindings).get
+        return [] if text is None else _integers(text)
+
     def _pairs(self, sql: str, bindings: tuple[int, ...]) -> list[Pair]:
         return list(zip(*self._lists(sql, bindings), strict=True))
 
-    def _lists(self, sql: str, bindings: tuple[object, ...]) -> tuple[list[int], list[int]]:
+    def _lists(self, sql: str, bindings: tuple[Any, ...]) -> tuple[list[int], list[int]]:
         # One aggregated row: stepping through rows hands the interpreter over for each.
         row = self.connection.execute(sql, bindings).fetchone()
         assert row is not None, "an aggregate always has a row"

@@ -184,6 +184,29 @@ class Reads:
 
         return self.at(read)
 
+    def correlated(
+        self, world: str, key: str, *, after_seq: int, bound: int, limit: int, max_bytes: int
+    ) -> Chunk:
+        """See Log.correlated; `bound` is the last seq to give."""
+
+        def candidates(places: Places, last: int, want: int) -> list[Pair]:
+            seqs = places.chain(world, key, after_seq=last, up_to_seq=bound, limit=want)
+            return [(seq, seq) for seq in seqs]
+
+        def read(places: Places) -> Chunk:
+            pairs, is_end = _collect(
+                places,
+                lambda last, want: candidates(places, last, want),
+                start=after_seq,
+                limit=limit,
+                max_bytes=max_bytes,
+            )
+            seqs = [seq for _, seq in pairs]
+            seq = max(bound, after_seq) if is_end else seqs[-1]
+            return Chunk(self._body(places, seqs), len(seqs), 0, seq, is_end)
+
+        return self.at(read)
+
     def seq_before(self, ts_ms: int, *, bound: int) -> int:
         """See Log.seq_before."""
         young = self.at(lambda places: places.first_young(ts_ms))

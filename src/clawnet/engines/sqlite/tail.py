@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 
 from clawnet.core.ledger import Decision
+from clawnet.core.trace import chain_keys
 from clawnet.engines.blocks import TimeBlocks
 
 
@@ -26,13 +27,14 @@ class Run:
 class Generation:
     """Events with seq > `after_seq`, up to the next generation's `after_seq`."""
 
-    __slots__ = ("after_seq", "blocks", "count", "runs")
+    __slots__ = ("after_seq", "blocks", "chains", "count", "runs")
 
     def __init__(self, after_seq: int) -> None:
         self.after_seq = after_seq
         self.count = 0
         self.runs: dict[int, Run] = {}
         self.blocks = TimeBlocks()
+        self.chains: dict[tuple[str, str], list[int]] = {}
 
     def add(self, decision: Decision) -> None:
         """Take a group that is committed."""
@@ -54,7 +56,23 @@ class Generation:
                 newest = event.seq
         if newest:
             self.blocks.add_range(decision.events[0].seq, newest, now_ms)
+        for place, draft in enumerate(decision.drafts):
+            # Asked here and not in chain_keys(): a call for each event would be felt.
+            if draft.correlation_id is not None or draft.trace_id is not None:
+                for key in chain_keys(draft):
+                    chain = self.chains.setdefault((draft.world, key), [])
+                    chain.append(decision.events[place].seq)
         self.count += len(decision.events)
+
+    def chain(
+        self, world: str, key: str, *, after_seq: int, up_to_seq: int, limit: int
+    ) -> list[int]:
+        """The seqs of a chain's events here, `after_seq` < seq <= `up_to_seq`."""
+        seqs = self.chains.get((world, key))
+        if seqs is None:
+            return []
+        start = bisect_right(seqs, after_seq)
+        return seqs[start : min(bisect_right(seqs, up_to_seq), start + limit)]
 
     def ascending(
         self, channel_id: int, *, after: int, up_to_seq: int, limit: int

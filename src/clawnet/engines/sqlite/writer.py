@@ -87,18 +87,20 @@ class Writer:
         """Whether the WAL is to begin anew before it grows much further."""
         return self.wal_pages >= self._restart_at_pages
 
-    def restart_wal(self) -> None:
+    def restart_wal(self) -> bool:
         """Between groups, while none of our readers reads: begin the WAL anew.
 
-        If somebody else's program sits on an old snapshot, this is tried again
-        some MiB later.
+        Returns whether that is done. If somebody else's program sits on an old snapshot,
+        this is tried again some MiB later.
         """
         self.connection.set_busy_timeout(_RESTART_WAIT_MS)
         try:
             self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
             self._restart_at_pages = WAL_PAGES_MAX
+            return True
         except (apsw.BusyError, apsw.LockedError, apsw.FullError):
             self._restart_at_pages = self.wal_pages + CHECKPOINT_PAGES
+            return False
         finally:
             self.connection.set_busy_timeout(10_000)
 
@@ -131,7 +133,7 @@ class Writer:
 
     def _insert(self, decision: Decision) -> None:
         heads = decision.heads
-        values: list[object] = []
+        values: list[int | str | bytes | None] = []
         for event, draft in zip(decision.events, decision.drafts, strict=True):
             identity = draft.identity
             values += (

@@ -8,16 +8,22 @@ import msgspec
 
 from clawnet.core.calls.consumers import (
     Ack,
+    Acked,
+    ConsumerInfo,
+    ConsumerList,
     CreateConsumer,
     DeleteConsumer,
     DeliveryName,
     Fetch,
+    Fetched,
     ListConsumers,
     Nack,
     ReadConsumer,
 )
-from clawnet.core.errors import BadRequest
+from clawnet.core.calls.tokens import Done
+from clawnet.core.errors import BadRequest, Conflict
 from clawnet.doors.http.answers import Answer, json_answer
+from clawnet.doors.http.describe import operation
 from clawnet.doors.http.request import Request
 
 
@@ -48,38 +54,55 @@ _ack = msgspec.json.Decoder(AckBody)
 _nack = msgspec.json.Decoder(NackBody)
 
 
+@operation(tag="consumers", answer=ConsumerList)
 async def list_all(request: Request) -> Answer:
-    """GET /api/v1/consumers"""
+    """List the caller's durable consumers."""
     request.query()
     return json_answer(await request.call(ListConsumers(), request.caller()))
 
 
+@operation(
+    tag="consumers",
+    body=CreateConsumer,
+    example={"name": "builder", "channels": ["public.lobby"]},
+    answer=ConsumerInfo,
+    status=201,
+    errors=(Conflict,),
+)
 async def create(request: Request) -> Answer:
-    """POST /api/v1/consumers"""
+    """Create a durable consumer.
+
+    Creating it again with the same settings is no error.
+    """
     request.query()
     caller = request.caller()
     call = await request.body(_create)
     return json_answer(await request.call(call, caller), status=201)
 
 
+@operation(tag="consumers", answer=ConsumerInfo)
 async def read(request: Request) -> Answer:
-    """GET /api/v1/consumers/{name}"""
+    """Read a consumer: its floor, its lag, what is in flight."""
     request.query()
     return json_answer(
         await request.call(ReadConsumer(name=request.member("name")), request.caller())
     )
 
 
+@operation(tag="consumers", answer=Done)
 async def delete(request: Request) -> Answer:
-    """DELETE /api/v1/consumers/{name}"""
+    """End a consumer and forget what it had not acknowledged."""
     request.query()
     return json_answer(
         await request.call(DeleteConsumer(name=request.member("name")), request.caller())
     )
 
 
+@operation(
+    tag="consumers", body=FetchBody, is_body_optional=True, answer=Fetched, errors=(Conflict,)
+)
 async def fetch(request: Request) -> Answer:
-    """POST /api/v1/consumers/{name}/fetch"""
+    """Take deliveries, waiting for the first if asked to."""
     request.query()
     caller = request.caller()
     body = await request.body(_fetch, default=FetchBody())
@@ -88,8 +111,17 @@ async def fetch(request: Request) -> Answer:
     return json_answer(await (request.attended(work) if call.wait_s else work))
 
 
+@operation(
+    tag="consumers",
+    body=AckBody,
+    example={"deliveries": [{"seq": 1, "attempt": 1}]},
+    answer=Acked,
+)
 async def ack(request: Request) -> Answer:
-    """POST /api/v1/consumers/{name}/ack"""
+    """Acknowledge deliveries.
+
+    Give either `deliveries` or `cursor`. One that expired is named as stale.
+    """
     request.query()
     caller = request.caller()
     body = await request.body(_ack)
@@ -102,8 +134,9 @@ async def ack(request: Request) -> Answer:
     return json_answer(await request.call(call, caller))
 
 
+@operation(tag="consumers", body=NackBody, answer=Acked)
 async def nack(request: Request) -> Answer:
-    """POST /api/v1/consumers/{name}/nack"""
+    """Give deliveries back, to be made again."""
     request.query()
     caller = request.caller()
     body = await request.body(_nack)

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import msgspec
 
-from clawnet.core.calls.grants import VERBS, Grant, ListGrants, Revoke, Verb
+from clawnet.core.calls.grants import (
+    VERBS,
+    Grant,
+    GrantInfo,
+    GrantList,
+    ListGrants,
+    Revoke,
+    Verb,
+)
+from clawnet.core.calls.tokens import Done
 from clawnet.core.errors import BadRequest
 from clawnet.doors.http.answers import Answer, json_answer
+from clawnet.doors.http.describe import operation
 from clawnet.doors.http.query import Query
 from clawnet.doors.http.request import Request
 
@@ -14,23 +24,39 @@ _grant = msgspec.json.Decoder(Grant)
 _revoke = msgspec.json.Decoder(Revoke)
 
 
+@operation(tag="grants", answer=GrantList, query={"account": str, "channel": str})
 async def list_all(request: Request) -> Answer:
-    """GET /api/v1/grants"""
+    """List the grants that the caller gave or was given."""
     query = request.query("account", "channel")
     call = ListGrants(account=query.text("account"), channel=query.text("channel"))
     return json_answer(await request.call(call, request.caller()))
 
 
+_EXAMPLE = {"account": "bob", "channel": "plan"}
+
+
+@operation(tag="grants", body=Grant, example=_EXAMPLE, answer=GrantInfo, status=201)
 async def give(request: Request) -> Answer:
-    """POST /api/v1/grants"""
+    """Give an account rights on one's own channel."""
     request.query()
     caller = request.caller()
     call = await request.body(_grant)
     return json_answer(await request.call(call, caller), status=201)
 
 
+@operation(
+    tag="grants",
+    body=Revoke,
+    example=_EXAMPLE,
+    is_body_optional=True,
+    answer=Done,
+    query={"account": str, "channel": str, "verbs": str},
+)
 async def revoke(request: Request) -> Answer:
-    """DELETE /api/v1/grants, by a JSON body or, for clients that send none, by the query."""
+    """Take rights back, at once.
+
+    By a JSON body or, for clients that send none, by the query.
+    """
     query = request.query("account", "channel", "verbs")
     caller = request.caller()
     call = _from_query(query)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import msgspec
 from starlette.types import Receive, Send
 
 from clawnet.core.calls.live import Subscribe, Subscribed
 from clawnet.core.calls.reading import Gap
 from clawnet.core.cursors import Since, parse_cursor, parse_since
-from clawnet.core.errors import BadRequest, ClawError
+from clawnet.core.errors import BadRequest, ClawError, TooManySubscriptions
 from clawnet.core.live import End, Shape
 from clawnet.doors.http.answers import NO_SNIFF, NO_STORE, Answer, Header, Plain
+from clawnet.doors.http.describe import Channels, Where, operation
 from clawnet.doors.http.outlet import Look, StreamOutlet
 from clawnet.doors.http.request import Request
 
 RECONNECT_MS = 1_000
+
+Count = Annotated[int, msgspec.Meta(ge=1, description="End after so many events.")]
 
 # The word that keeps reverse proxies of the nginx family from collecting a stream.
 _UNBUFFERED = (b"x-accel-buffering", b"no")
@@ -100,8 +105,21 @@ class Stream:
         await self._outlet.pump(receive, send, headers=self._headers)
 
 
+@operation(
+    tag="events",
+    is_public=True,
+    is_stream=True,
+    answer=str,
+    media_type="text/event-stream; charset=utf-8",
+    query={"channels": Channels, "since": Where, "format": Literal["native"]},
+    headers={"Last-Event-ID": str},
+    errors=(TooManySubscriptions,),
+)
 async def events(request: Request) -> Answer:
-    """GET /api/v1/events/stream: server-sent events."""
+    """Follow channels as server-sent events.
+
+    An upgrade to WebSocket at the same path is the native protocol; see /asyncapi.json.
+    """
     query = request.query("channels", "since", "format", "filters")
     if query.text("format") not in (None, "native"):
         raise BadRequest("Only format=native is offered on this hub yet.", parameter="format")
@@ -132,8 +150,17 @@ async def events(request: Request) -> Answer:
     return Stream(outlet, headers)
 
 
+@operation(
+    tag="events",
+    is_public=True,
+    is_stream=True,
+    answer=str,
+    media_type="application/x-ndjson",
+    query={"since": Where, "count": Count},
+    errors=(TooManySubscriptions,),
+)
 async def lines(request: Request) -> Answer:
-    """GET /sub/{channel}: one envelope per line, for `curl -N`."""
+    """Follow one channel, an envelope per line: for `curl -N`."""
     query = request.query("since", "count")
     since = _since(query.text("since"))
     count = query.maybe_integer("count")

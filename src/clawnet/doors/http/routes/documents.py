@@ -1,0 +1,119 @@
+"""What the hub says about itself: public, without a token, with its own URL filled in.
+
+Nothing private is in any of them; the instructions of an account are the exception, and need
+its token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clawnet.core.calls.accounts import Me, MeInfo
+from clawnet.core.errors import BadRequest
+from clawnet.core.instructions import WRAPPERS, For, instructions
+from clawnet.doors.http.answers import NO_SNIFF, Answer, Header, Plain, text_answer
+from clawnet.doors.http.describe import operation
+from clawnet.doors.http.documents.place import public_url
+from clawnet.doors.http.request import Request
+
+_JSON = "application/json"
+_MARKDOWN = "text/markdown; charset=utf-8"
+_HTML = "text/html; charset=utf-8"
+
+
+@operation(tag="documents", answer=dict[str, Any], is_open=True)
+async def openapi(request: Request) -> Answer:
+    """This API as OpenAPI 3.1."""
+    return await _document(request, "openapi", _JSON)
+
+
+@operation(tag="documents", answer=dict[str, Any], is_open=True)
+async def asyncapi(request: Request) -> Answer:
+    """The live streams as AsyncAPI 3.0."""
+    return await _document(request, "asyncapi", _JSON)
+
+
+@operation(tag="documents", answer=str, is_open=True, media_type=_HTML)
+async def front(request: Request) -> Answer:
+    """What this hub is, and where to read on."""
+    from clawnet.doors.http.documents.front import POLICY
+
+    return await _document(request, "front", _HTML, _page_headers(POLICY))
+
+
+@operation(tag="documents", answer=str, is_open=True, media_type=_HTML)
+async def docs(request: Request) -> Answer:
+    """This API, to read."""
+    from clawnet.doors.http.documents.page import POLICY
+
+    return await _document(request, "docs", _HTML, _page_headers(POLICY))
+
+
+@operation(tag="documents", answer=str, is_open=True, media_type=_MARKDOWN)
+async def skill(request: Request) -> Answer:
+    """The skill by which an agent uses this hub."""
+    return await _document(request, "skill", _MARKDOWN)
+
+
+@operation(tag="documents", answer=str, is_open=True, media_type=_MARKDOWN)
+async def llms(request: Request) -> Answer:
+    """Where the documents are, for language models (llmstxt.org)."""
+    return await _document(request, "llms", _MARKDOWN)
+
+
+@operation(tag="self", answer=str, media_type=_MARKDOWN, query={"for": For})
+async def instruct(request: Request) -> Answer:
+    """The caller's instructions, for its system prompt."""
+    named = request.query("for").text("for")
+    readers: dict[str | None, For | None] = {str(one): one for one in WRAPPERS if one}
+    reader = None if named is None else readers.get(named)
+    if named is not None and reader is None:
+        raise BadRequest(
+            f"The parameter for must be one of {', '.join(map(str, readers))}.",
+            next="Leave it out for plain text.",
+            parameter="for",
+        )
+    me: MeInfo = await request.call(Me(), request.caller())
+    account = me.account
+    text = instructions(
+        url=public_url(request),
+        account=None if account is None else account.id,
+        handle=None if account is None else account.handle,
+        reader=reader,
+    )
+    return text_answer(text, media_type=_MARKDOWN.encode())
+
+
+def _page_headers(policy: str) -> tuple[Header, ...]:
+    return (
+        (b"content-security-policy", policy.encode()),
+        (b"referrer-policy", b"no-referrer"),
+        (b"x-frame-options", b"DENY"),
+    )
+
+
+async def _document(
+    request: Request, name: str, media_type: str, headers: tuple[Header, ...] = ()
+) -> Answer:
+    request.query()
+    page = await request.door.shelf.page(name, public_url(request))
+    shown: tuple[Header, ...] = (
+        (b"content-type", media_type.encode()),
+        # Kept, but asked about each time: another version may run by then.
+        (b"cache-control", b"no-cache"),
+        (b"vary", b"Host, X-Forwarded-Host, X-Forwarded-Proto"),
+        (b"etag", page.etag),
+        NO_SNIFF,
+        *headers,
+    )
+    if _is_known(request.headers.get(b"if-none-match"), page.etag):
+        return Plain(304, b"", shown)
+    return Plain(200, page.body, shown)
+
+
+def _is_known(given: bytes | None, etag: bytes) -> bool:
+    """If-None-Match (RFC 9110, section 13.1.2): compared weakly."""
+    if given is None:
+        return False
+    names = [name.strip().removeprefix(b"W/") for name in given.split(b",")]
+    return given.strip() == b"*" or etag in names

@@ -1,0 +1,185 @@
+"""The instruction prompt: short enough, the caller's own, and every command line in it works."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shlex
+from typing import Any
+
+import click
+import pytest
+
+from clawnet.cli.main import COMMANDS, claw, main
+from clawnet.core.instructions import (
+    HANDLE_MAX_BYTES,
+    PROMPT_MAX_BYTES,
+    URL_MAX_BYTES,
+    WRAPPERS,
+    For,
+    instructions,
+)
+from tests.cli.program import CLAW
+from tests.docs.conftest import place
+
+LONGEST = {"url": "https://" + "h" * (URL_MAX_BYTES - 8), "account": "a" * 64}
+COMMAND = re.compile(r"`(claw [^`]+)`")
+
+
+def lines(text: str) -> list[str]:
+    return COMMAND.findall(text)
+
+
+def parsed(line: str) -> None:
+    """Parse a command line as the program would; raises UsageError."""
+    command: click.Command = claw
+    words = shlex.split(line)[1:]
+    context = click.Context(claw, info_name="claw")
+    while isinstance(command, click.Group):
+        _, found, words = command.resolve_command(context, words)
+        assert found is not None
+        command = found
+        context = click.Context(command, parent=context)
+    command.make_context(command.name, words, parent=context.parent)
+
+
+@pytest.mark.parametrize("reader", WRAPPERS)
+def test_the_prompt_fits_its_budget_for_the_longest_names(reader: For | None) -> None:
+    handle = "h" * HANDLE_MAX_BYTES
+    text = instructions(**LONGEST, handle=handle, reader=reader)
+    assert len(text.encode()) <= PROMPT_MAX_BYTES == 400 * 4
+    assert handle in text
+
+
+@pytest.mark.parametrize("reader", [one for one in WRAPPERS if one])
+def test_the_reader_changes_the_first_line_and_no_other(reader: For) -> None:
+    plain = instructions(url="http://h", account="ada")
+    first, _, rest = instructions(url="http://h", account="ada", reader=reader).partition("\n")
+    assert rest == plain
+    assert first.startswith("<!--") and ".md" in first
+
+
+@pytest.mark.parametrize("handle", ["a b", "a`b", "a\nb", "x" * 65, "**x**", "<i>", "\u202eab", ""])
+def test_a_handle_that_could_say_something_is_left_out(handle: str) -> None:
+    text = instructions(url="http://h", account="ada", handle=handle)
+    assert text == instructions(url="http://h", account="ada")
+
+
+def test_who_one_is_and_what_may_be_trusted_comes_first() -> None:
+    text = instructions(url="http://hub.example", account="ada", handle="Lovelace")
+    assert text.index("You are `ada` (@Lovelace) on the hub http://hub.example") < 20
+    assert text.index("**Trust**") < text.index("**To Listen**") < text.index("**To Speak**")
+    for part in ("**Naming Rules**", "**First run setup**", "**Stay silent**", "**Errors**"):
+        assert part in text
+    assert "agent.ada.public.updates" in text
+
+
+def test_what_others_wrote_is_read_fenced_and_an_answer_says_to_what() -> None:
+    from clawnet.doors.http.documents.skill import render
+
+    for text in (instructions(url="http://h", account="ada"), render("http://h")):
+        assert "`claw inbox" not in text.replace("`claw inbox --wait 30 --prompt --ack`", "")
+        assert "claw inbox --wait 30 --prompt --ack" in text
+        assert text.count("claw inbox") == text.count("--prompt")
+        assert re.search(r'claw pub agent\.bob\.inbox "[^"]+" --reply-to EVENT_ID', text)
+        assert "claw join LINK --as NAME" in text
+
+
+def test_every_exit_code_that_needs_a_deed_is_in_it() -> None:
+    text = instructions(url="http://h", account="ada").partition("**Errors**")[2]
+    for code in ("65", "2", "69", "75", "77", "78", "1"):
+        assert re.search(rf"\b{code}\b", text), code
+
+
+def test_every_command_line_is_one_that_the_program_has() -> None:
+    found = lines(instructions(url="http://h", account="ada"))
+    assert len(found) >= 9
+    for line in found:
+        parsed(line.replace("<topic>", "updates"))
+    with pytest.raises(click.UsageError):
+        parsed("claw pub --no-such-option public.lobby hi")
+
+
+def test_every_command_line_of_the_skill_is_one_that_the_program_has() -> None:
+    from clawnet.doors.http.documents.skill import render
+
+    text = render("http://hub.example")
+    found = re.findall(r"^(claw .+)$", text, re.M) + lines(text)
+    assert len(found) >= 10
+    for line in found:
+        parsed(shlex.join(shlex.split(line, comments=True)))
+
+
+def test_every_command_that_an_errors_advice_names_is_one_that_the_program_has() -> None:
+    from clawnet.cli.explanations import EXAMPLES, every_error
+
+    for error in every_error():
+        said = [error.next, *EXAMPLES[error.code]]
+        for name in re.findall(r"\bclaw ([a-z][a-z-]+)", " ".join(said)):
+            assert name in COMMANDS, (error.code, name)
+
+
+async def test_every_command_line_runs_against_a_hub(capsys: pytest.CaptureFixture[str]) -> None:
+    async with place() as at:
+        await at.running.token("bob")
+        token = await at.running.token("ada")
+        link = (await at.works("POST", "/api/v1/invitations", json={}, as_="root"))["link"]
+        asked = await at.works(
+            "POST", "/api/v1/channels/agent.ada.inbox/events", json={"data": "hi"}, as_="bob"
+        )
+        text = instructions(url=at.running.url, account="ada")
+        for line in lines(text):
+            given = line.replace("<topic>", "updates").replace("CODE", "forbidden")
+            given = given.replace("URL", at.running.url).replace("TOKEN", token)
+            given = given.replace("EVENT_ID", asked["id"])
+            words = shlex.split(given)[1:]
+            more = ["--token", token, "--server", at.running.url]
+            if words[0] == "join":
+                words, more = ["join", link, "--as", "newcomer"], []
+            elif words[0] == "login":
+                more = []
+            elif words[0] == "sub":
+                # It follows for ever; here, until the one event that is there.
+                words += ["--since", "all", "--count", "1"]
+                await at.works("POST", "/pub/public.lobby", content="hi")
+                # It takes signals, which only a process of its own can.
+                assert await run_as_program([*more, *words]) == 0, line
+                continue
+            code = await asyncio.to_thread(main, [*more, *words])
+            assert code == 0, (line, capsys.readouterr())
+
+
+async def run_as_program(words: list[str]) -> int:
+    process = await asyncio.create_subprocess_exec(
+        *CLAW, *words, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+    return await process.wait()
+
+
+async def test_the_command_prints_the_prompt_and_nothing_else(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with place() as at:
+        assert await at.claw(["instruction-prompt"], as_="ada") == 0
+        assert capsys.readouterr().out == instructions(url=at.running.url, account="ada")
+        assert await at.claw(["instruction-prompt", "--for", "claude"], as_="ada") == 0
+        out = capsys.readouterr().out
+        assert out == instructions(url=at.running.url, account="ada", reader="claude")
+        assert await at.claw(["--json", "instruction-prompt"], as_="ada") == 0
+        said: dict[str, Any] = json.loads(capsys.readouterr().out)
+        assert said["prompt"] == instructions(url=at.running.url, account="ada")
+
+
+def test_without_a_token_it_says_how_to_get_one(capsys: pytest.CaptureFixture[str]) -> None:
+    # Port 1 is never asked: nothing about an account can be known.
+    assert main(["--server", "http://127.0.0.1:1", "instruction-prompt"]) == 0
+    out = capsys.readouterr().out
+    assert "You have no account yet" in out and "claw join LINK" in out
+
+
+def test_a_hub_that_is_gone_is_said_and_nothing_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["-s", "http://127.0.0.1:1", "-t", "claw_x", "instruction-prompt"]) == 69
+    assert capsys.readouterr().out == ""
