@@ -228,3 +228,16 @@ def test_a_refused_export_leaves_no_file(source: HubProcess, tmp_path: Path) -> 
         done = source.try_claw("export", str(file), *wrong)
         assert done.returncode not in (0, 1), (wrong, done.stderr)
         assert not file.exists(), wrong
+
+
+def test_a_file_that_is_not_there_is_told(source: HubProcess, tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "no" / "such.jsonl")
+    for command, code in (
+        (["import", nowhere], 65),
+        (["export", nowhere, "--resume"], 65),
+        (["export", nowhere], 78),
+    ):
+        done = source.try_claw(*command)
+        assert done.returncode == code, (command, done.stderr)
+        assert b"No such file" in done.stderr
+        assert b"claw config" not in done.stderr

@@ -167,7 +167,10 @@ def _opened(file: Path, *, is_new: bool) -> IO[bytes]:
             next="Name another file, or go on with this one by --resume.",
         ) from None
     except OSError as error:
-        raise BadConfiguration(f"{file} cannot be written ({error.strerror}).") from None
+        raise BadConfiguration(
+            f"{file} cannot be written ({error.strerror}).",
+            next="Name a file in a folder of yours.",
+        ) from None
 
 
 def _resumed(file: Path) -> tuple[list[str], str | None, int]:
@@ -196,7 +199,10 @@ def _resumed(file: Path) -> tuple[list[str], str | None, int]:
         with file.open("rb+") as source:
             source.truncate(good)
     except OSError as error:
-        raise BadConfiguration(f"{file} cannot be resumed ({error.strerror}).") from None
+        raise InvalidData(
+            f"{file} cannot be resumed ({error.strerror}).",
+            next="Begin a new export, without --resume.",
+        ) from None
     except (ValueError, KeyError, TypeError):
         raise InvalidData(
             f"{file} is not an export of claw.", next="Begin a new one in another file."

@@ -19,7 +19,7 @@ from clawnet.cli.options import Command, invocation
 from clawnet.cli.patience import patiently
 from clawnet.cli.progress import bar
 from clawnet.cli.terminal import note, say_json
-from clawnet.core.errors import BadConfiguration, ClawError, InvalidData
+from clawnet.core.errors import ClawError, InvalidData
 
 PIECE_EVENTS = 500
 PIECE_BYTES = 1_048_576
@@ -54,7 +54,9 @@ def import_(file: Path, missing: str, restart: bool) -> None:
     try:
         size = file.stat().st_size
     except OSError as error:
-        raise BadConfiguration(f"{file} cannot be read ({error.strerror}).") from None
+        raise InvalidData(
+            f"{file} cannot be read ({error.strerror}).", next="Name a file that claw export made."
+        ) from None
     identity = _identity(file)
     start, line = (0, 0) if restart else _begun(marks, identity, size)
     if start:
@@ -150,7 +152,9 @@ def _identity(file: Path) -> dict[str, str]:
         with file.open("rb") as source:
             head = source.readline(LINE_MAX_BYTES)
     except OSError as error:
-        raise BadConfiguration(f"{file} cannot be read ({error.strerror}).") from None
+        raise InvalidData(
+            f"{file} cannot be read ({error.strerror}).", next="Name a file that claw export made."
+        ) from None
     cursor = str(at.call("GET", "/api/v1/me")["cursor"])
     return {
         "server": at.address.url,

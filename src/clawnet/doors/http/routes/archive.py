@@ -41,10 +41,13 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
     answer=Exported,
     query={
         "channels": Annotated[
-            str, msgspec.Meta(description="Names and patterns, separated by commas; all, if none.")
+            str,
+            msgspec.Meta(
+                min_length=1, description="Names and patterns, separated by commas; all, if none."
+            ),
         ],
         "since": Annotated[
-            str, msgspec.Meta(description="A cursor, a duration such as 10m, or all.")
+            str, msgspec.Meta(min_length=1, description="A cursor, a duration such as 10m, or all.")
         ],
         "limit": Annotated[int, msgspec.Meta(ge=1, le=EXPORT_LIMIT)],
     },
@@ -56,14 +59,14 @@ async def export(request: Request) -> Answer:
     A page may be empty and not the end: go on with `next` until `is_end`.
     """
     query = request.query("channels", "since", "limit")
-    channels = query.text("channels")
+    caller = request.caller()
     since = query.text("since")
     call = ExportEvents(
-        channels=(">",) if channels is None else tuple(channels.split(",")),
+        channels=tuple(query.names("channels")) or (">",),
         since=None if since is None else parse_since(since),
         limit=query.integer("limit", EXPORT_LIMIT),
     )
-    page: ExportPage = await request.call(call, request.caller())
+    page: ExportPage = await request.call(call, caller)
     parts = [b'{"events":[', page.body.replace(b"\n", b","), b'],"next":', encode(page.next)]
     parts += [b',"head":', encode(page.head), b',"is_end":', encode(page.is_end)]
     parts += [b',"gaps":', encode(page.gaps), b"}"]
