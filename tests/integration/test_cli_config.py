@@ -187,3 +187,9 @@ def test_the_names_are_the_installed_ones() -> None:
     scripts = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]
     assert set(scripts) == set(NAMES)
     assert set(scripts.values()) == {"clawnet.cli.main:main"}
+
+
+def test_it_says_where_the_data_lie_if_nobody_said(tmp_path: Path) -> None:
+    program = Program(tmp_path / "me")
+    shown = program.ok("config", "--show")
+    assert f'data_dir = "{tmp_path / "me" / "share" / "clawnet"}"' in shown

@@ -147,6 +147,11 @@ def _text(setting: Setting, one: Given | None) -> str:
     from clawnet.app.reference import toml_value
 
     value = _value(setting, one)
+    if value is None and setting.name == "data_dir":
+        # What is used if nothing is said depends on this machine's user.
+        from clawnet.app.folder import default_path
+
+        return toml_value(str(default_path()))
     if value is None:
         return "(not set)"
     return value if value == HIDDEN else toml_value(value)
