@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks import (
     machine,
+    rows_centrifugo,
     rows_cli,
     rows_fanout,
     rows_filters,
@@ -31,6 +32,7 @@ GROUPS: dict[str, Callable[[Plan], list[Row]]] = {
     "latency": rows_latency.rows,
     "publish": rows_publish.rows,
     "idle": rows_idle.rows,
+    "centrifugo": rows_centrifugo.rows,
     "stored": rows_stored.rows,
 }
 

@@ -23,6 +23,7 @@ class Plan:
     replay_events: int
     idle_connections: int
     idle_s: float
+    comers: int  # clients of the Centrifugo door that connect as fast as they can
     filters: int
     cold_starts: int
     began: float = field(default_factory=time.monotonic)
@@ -42,6 +43,7 @@ class Plan:
             replay_events=500_000,
             idle_connections=10_000,
             idle_s=10.0,
+            comers=10_000,
             filters=10_000,
             cold_starts=10,
         )
@@ -61,6 +63,7 @@ class Plan:
             replay_events=50_000,
             idle_connections=1_000,
             idle_s=3.0,
+            comers=2_000,
             filters=10_000,
             cold_starts=3,
         )

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.load import fanout, idle, publish, replay
+from benchmarks.load import fanout, idle, publish, reconnect, replay
 from benchmarks.machine import raise_file_limit
 
 KINDS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -15,6 +15,8 @@ KINDS: dict[str, Callable[..., dict[str, Any]]] = {
     "ws_publish": publish.ws_publish,
     "replay": replay.replay,
     "idle": idle.idle,
+    "connects": reconnect.connects,
+    "recover": reconnect.recover,
 }
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Frames are made by hand and whole, so that a publish costs the generator one
 write. Reading counts messages; it does not decode them.
 """
 
+from benchmarks.wires.centrifugo import Centrifugo, HeardByCentrifugo
 from benchmarks.wires.mqtt import Mqtt
 from benchmarks.wires.nats import JetStream, Nats
 from benchmarks.wires.redis import Redis
@@ -15,6 +16,8 @@ __all__ = ["WIRES", "Connection", "Tally", "Wire"]
 WIRES: dict[str, type[Wire]] = {
     "ws": PlainWebSocket,
     "hub": Hub,
+    "centrifugo": Centrifugo,
+    "heard-by-centrifugo": HeardByCentrifugo,
     "socketio": SocketIO,
     "redis": Redis,
     "nats": Nats,

@@ -1,15 +1,20 @@
 """The real program in tests: `claw` as a process, and a hub as another."""
 
+import io
 import os
 import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import clawnet
 
 CLAW = [sys.executable, "-m", "clawnet.cli.main"]
 PATIENCE_S = 20.0
@@ -55,6 +60,27 @@ class Program:
         assert done.returncode == 0, (done.returncode, done.stderr.decode())
         return done.stdout.decode()
 
+    def run_here(
+        self, *arguments: str, stdin: bytes | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """As run(), but in this process: for what is not about being one, and much faster."""
+        from clawnet.cli.main import main
+
+        with (
+            # Files, as some commands ask what kind of file they write to.
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+            io.TextIOWrapper(io.BytesIO(stdin or b""), "utf-8") as given,
+            io.TextIOWrapper(out, "utf-8", write_through=True) as said,
+            io.TextIOWrapper(err, "utf-8", write_through=True) as noted,
+            mock.patch.dict(os.environ, self.environment, clear=True),
+            mock.patch.multiple(sys, stdin=given, stdout=said, stderr=noted),
+        ):
+            code = main(arguments)
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
+
     def start(
         self, *arguments: str, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
@@ -99,7 +125,10 @@ class HubProcess:
             "up", "--port", str(self.port), "--data-dir", str(self.folder), *self.options
         )
         line = read_line(self.process)
-        assert line.startswith("clawnet 0.2.0 listening on http"), (line, self._stderr())
+        assert line.startswith(f"clawnet {clawnet.__version__} listening on http"), (
+            line,
+            self._stderr(),
+        )
         self.url = line.rpartition(" ")[2].strip()
         self.port = int(self.url.rpartition(":")[2])
 

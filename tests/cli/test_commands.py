@@ -104,6 +104,29 @@ def test_publishing_imports_neither_asyncio_nor_msgspec() -> None:
     assert done.stdout.strip() in ("[]", "['ssl']")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["login", "--user", "a"],
+        ["whoami"],
+        ["grant", "bob", "plans"],
+        ["request", "agent.bob.plans", "please"],
+        ["advertise", "list"],
+        ["instruction-prompt"],
+        ["key", "list"],
+    ],
+    ids="-".join,
+)
+def test_a_short_command_imports_neither_asyncio_nor_an_http_library(words: list[str]) -> None:
+    code = (
+        f"import sys, clawnet.cli.main as m; m.main(['-s','http://127.0.0.1:1',*{words!r}]);"
+        "names = ('asyncio','httpx','websockets','jsonschema_rs','starlette','uvicorn');"
+        "print('\\n', [n for n in names if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].strip() == "[]", done.stdout
+
+
 @pytest.mark.parametrize("tail", ["--json", "-t secret", "-s http://127.0.0.1:1"])
 def test_options_behind_a_longer_message_are_refused(
     tail: str, capsys: pytest.CaptureFixture[str]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clawnet.app.app import check, is_closed
+from clawnet.app.app import check, is_closed, tell_unused
 from clawnet.app.config import Settings, catalogue, load
 from clawnet.core.errors import BadConfiguration
 from clawnet.hub.settings import NamespaceSettings
@@ -48,6 +48,38 @@ def test_values_are_of_their_type() -> None:
     assert settings.hub.channels.namespaces == {"jobs": NamespaceSettings(read="anyone")}
     assert settings.hub.retention.events_per_channel_max == 10
     assert settings.server.allowed_hosts == ("a.example", "b.example")
+
+
+def test_proofs_that_are_unset_follow_the_keys_and_lists_are_separated_by_commas() -> None:
+    assert from_environment(MOLTBOOK_API_KEY="k").identity.taken == ["moltbook", "ssh-key"]
+    named = from_environment(MOLTBOOK_API_KEY="k", CLAWNET_IDENTITY_PROOFS="ssh-key, moltbook")
+    assert named.identity.taken == ["ssh-key", "moltbook"]
+    left_empty = from_environment(MOLTBOOK_API_KEY="", CLAWNET_IDENTITY_PROOFS="")
+    assert left_empty.identity.taken == ["ssh-key"]
+    with pytest.raises(BadConfiguration):
+        from_environment(CLAWNET_IDENTITY_PROOFS="telepathy")
+
+
+def test_a_proof_that_could_prove_nothing_is_refused_before_the_hub_starts() -> None:
+    for environment in (
+        {"CLAWNET_IDENTITY_PROOFS": "moltbook"},
+        {"CLAWNET_IDENTITY_PROOFS": "shared-secret"},
+        {"CLAWNET_IDENTITY_PROOFS": "shared-secret", "CLAWNET_IDENTITY_SHARED_SECRET": "short"},
+    ):
+        with pytest.raises(BadConfiguration, match="identity"):
+            check(from_environment(**environment))
+    check(from_environment(CLAWNET_IDENTITY_PROOFS="moltbook", MOLTBOOK_API_KEY="k"))
+
+
+def test_storage_of_other_systems_is_said_to_do_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    tell_unused({"REDIS_URL": "", "PATH": "/bin"})
+    assert not caplog.records
+    # Nothing of a value: it may hold a password.
+    tell_unused({"REDIS_URL": "redis://:secret@redis", "SUPABASE_KEY": "secret"})
+    (record,) = caplog.records
+    assert "REDIS_URL, SUPABASE_KEY" in record.message and "no effect" in record.message
+    assert "secret" not in record.message
+    assert Settings() == from_environment(REDIS_URL="redis://redis", SUPABASE_URL="x")
 
 
 def test_the_file_has_tables(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_every_error_says_what_to_do_next(error: type[ClawError]) -> None:
 
 
 def test_what_is_retryable_is_an_error_of_the_moment() -> None:
-    assert {error.status for error in ERRORS if error.retryable} <= {429, 503, 507}
+    assert {error.status for error in ERRORS if error.retryable} <= {429, 502, 503, 507}
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clawnet.core import payloads
 from clawnet.core.errors import ClawError, InvalidData, PayloadTooLarge
-from clawnet.core.payloads import DATA_MAX_BYTES, DEPTH_MAX, admit
+from clawnet.core.events import content_digest
+from clawnet.core.payloads import DATA_MAX_BYTES, DEPTH_MAX, DIGITS_PLAIN_MAX, admit, value_of
 
 
 @pytest.mark.parametrize(
@@ -299,3 +301,150 @@ def _floats(value: Any) -> list[float]:
         return [float(value)]
     items = value if isinstance(value, list) else list(value.values())
     return [number for item in items for number in _floats(item)]
+
+
+# --- numbers that take msgspec long ------------------------------------------
+
+SLOW = [
+    "1e100", "1e300", "1E308", "1e+308", "-1e-308", "5e-324", "1e-400", "1e0000308",
+    "1.7976931348623157e308", "1" * (DIGITS_PLAIN_MAX + 1), "0." + "0" * 18 + "1",
+    "9007199254740993." + "0" * 20 + "1", "1" + "0" * 308 + ".0", "1" * 800 + "e-500",
+]  # fmt: skip
+"""msgspec takes up to 9 µs for one of these; see DIGITS_PLAIN_MAX."""
+
+
+@pytest.fixture
+def no_slow_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is given to the decoder that is slow for some numbers."""
+
+    def refuse(raw: bytes) -> None:
+        raise AssertionError(f"decoded as if it were plain: {raw[:40]!r}")
+
+    monkeypatch.setattr(payloads, "_read", refuse)
+
+
+@pytest.mark.usefixtures("no_slow_path")
+@pytest.mark.parametrize("number", SLOW)
+@pytest.mark.parametrize("form", ["{}", "[1,{}]", '{{"a":[{{"b":{}}}],"c":2}}'])
+def test_a_number_that_takes_long_is_read_another_way(number: str, form: str) -> None:
+    text = form.format(number)
+    assert admit(text.encode()) == text
+    value_of(text)
+
+
+@pytest.mark.usefixtures("no_slow_path")
+@pytest.mark.parametrize("number", ["1e400", "-1e309", "9" * 309, "9" * 400 + ".5", "0.1e310"])
+def test_the_other_way_refuses_what_the_plain_one_refuses(number: str) -> None:
+    for text in (number, f"[1e300,{number}]", f'{{"a":"b","c":{number}}}'):
+        with pytest.raises(InvalidData, match="range"):
+            admit(text.encode())
+
+
+def test_what_is_usual_goes_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payloads, "_read_slow_numbers", None)
+    plain = [0, -1, 2**63, 1.5, 0.1 + 0.2, 1e22, 1e99, -1e-99, "text", {"a": [None, True]}]
+    for value in plain:
+        assert value_of(json.dumps(value)) == value
+
+
+NUMBERS = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["", "-"]),
+    st.integers(0, 10**25).map(str) | st.sampled_from(["1" * 308, "9007199254740993", "4" * 900]),
+    st.sampled_from(["", ".5", ".0", "." + "0" * 30 + "1", "." + "7" * 400]),
+    st.integers(-1_100, 400).map("e{}".format) | st.sampled_from(["", "e0000308", "E+7", "e-0"]),
+)
+
+
+def _plainly(raw: bytes) -> Any:
+    """What msgspec alone says; it takes integers of any size."""
+    value = msgspec.json.decode(raw)
+    for number in value:
+        float(number)
+    return value
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=4))
+def test_a_number_is_the_same_value_both_ways(numbers: list[str]) -> None:
+    text = f"[{','.join(numbers)}]"
+    try:
+        expected = _plainly(text.encode())
+    except (msgspec.DecodeError, OverflowError):
+        with pytest.raises(InvalidData):
+            admit(text.encode())
+        return
+    assert admit(text.encode()) == text
+    assert repr(value_of(text)) == repr(expected)
+    assert payloads._read_slow_numbers(text.encode()) == expected
+
+
+def test_content_is_compared_without_the_slow_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+    monkeypatch.setattr(payloads, "_read_slow_numbers", read.append)
+    content_digest(type="x.a", data="[1e308]")
+    assert read == [b"[1e308]"]
+
+
+def test_a_key_that_came_before_the_other_way_is_still_the_same_content() -> None:
+    text = '{"b":[1e308,5e-324,1.5],"a":123456789012345678901234567890}'
+    canonical = msgspec.json.encode(msgspec.json.decode(text), order="sorted")
+    again = canonical.decode()
+    assert content_digest(type="x.a", data=text) == content_digest(type="x.a", data=again)
+    assert msgspec.json.encode(value_of(text), order="sorted") == canonical
+
+
+def test_a_long_run_of_digits_is_looked_at_from_its_start_only() -> None:
+    """From every digit on, it would be as many times its length: 15 ms for 64 KiB."""
+    assert payloads._LONG_NUMBERS.findall(b"1" * 400 + b",-" + b"2" * 310) == [
+        b"1" * 400, b"-" + b"2" * 310,
+    ]  # fmt: skip
+    assert payloads._LONG_NUMBERS.pattern.startswith(b"(?<![")
+
+
+@pytest.mark.parametrize(
+    "raw", [b'["\\"' * 70, b'["' + b'\\"' * 500, b"[" * 70 + b'"\\', b"]" * 70]
+)
+def test_text_with_an_open_end_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidData):
+        admit(raw + b"[" * 70)
+    with pytest.raises(InvalidData):
+        admit(raw)
+
+
+# --- calls that hold numbers outside of data ---------------------------------
+
+HUGE = ",".join(["1e308"] * 900)
+LADEN = {
+    "the same member again and again": '{"expect":{' + ",".join(['"within":1e308'] * 400) + "}}",
+    "in each event": '{"events":[' + ",".join(['{"within":1e-308,"data":1}'] * 400) + "]}",
+    "data again and again": '{"a":1,' + ",".join(['"data":1e308'] * 400) + "}",
+    "no JSON in the end": '{"expect":{' + ",".join(['"within":1e308'] * 400),
+    "beside much data": f'{{"data":[{HUGE}],"a":[{HUGE}]}}',
+    "no object": f"[{HUGE}]",
+}
+FREE = {
+    "in data": f'{{"channel":"a","data":[{HUGE}]}}',
+    "in a payload": f'{{"channel":"a","payload":[{HUGE}]}}',
+    "in a schema": f'{{"schema":{{"enum":[{HUGE}]}}}}',
+    "in the data of events": f'{{"events":[{{"data":[{HUGE}]}},{{"data":[{HUGE}]}}]}}',
+    "in a string": f'{{"expect":"{HUGE}"}}',
+    "in strings of a list": f'["{HUGE}"]',
+    "64": '{"pad":"' + "x" * 5_000 + '","a":[' + ",".join(["1e308"] * 64) + "]}",
+    "plain numbers": '{"a":[' + ",".join(["1e99"] * 2_000) + "]}",
+    "a short text": '{"a":[' + ",".join(["1e308"] * 100) + "]}",
+}
+
+
+@pytest.mark.parametrize("what", sorted(LADEN))
+def test_a_call_that_is_laden_with_numbers_beside_its_data_is_found(what: str) -> None:
+    assert payloads.is_laden(LADEN[what].encode())
+
+
+@pytest.mark.parametrize("what", sorted(FREE))
+def test_what_data_and_strings_hold_is_free(what: str) -> None:
+    assert not payloads.is_laden(FREE[what].encode())
+
+
+def test_one_number_more_than_is_free_is_too_many() -> None:
+    text = FREE["64"]
+    assert payloads.is_laden(text.replace("1e308]", "1e308,1e308]").encode())

@@ -27,11 +27,15 @@ from clawnet.client.outbox import Outbox
 from clawnet.core.errors import ClawError, OutboxFull
 from clawnet.doors.server import ServerSettings
 from clawnet.engines.memory import MemoryEngine
+from clawnet.features import FeatureSettings
 from clawnet.features.deadlines import DeadlinesFeature
+from clawnet.features.identity.settings import IdentitySettings
 from clawnet.hub.interceptors import Deny, Interceptor, Proposed
 from clawnet.hub.settings import HubSettings, LimitSettings
 from clawnet.testing.clocks import FakeClock, FakeRandomness
 from clawnet.testing.hubs import FaultyEngine
+from clawnet.testing.moltbook import KEY as MOLTBOOK_KEY
+from clawnet.testing.moltbook import FakeMoltbook, fake_moltbook
 from tests.cli.program import Program
 from tests.cli.program import running_hub as running_program
 from tests.docs.conftest import Met, Place, place
@@ -252,6 +256,50 @@ async def invitation_invalid() -> None:
         met = Met(await join(used, "dave"), "invitation_invalid")
         assert await at.claw(met.command("claw invite"), as_="root") == 0
         assert (await join(await link(), "dave")).status_code == 201
+
+
+def moltbook_login(moltbook: FakeMoltbook) -> FeatureSettings:
+    """A hub on which one logs in by a profile there."""
+    identity = IdentitySettings(
+        proofs=["moltbook"], moltbook_url=moltbook.url, moltbook_key=MOLTBOOK_KEY
+    )
+    return FeatureSettings(identity=identity)
+
+
+@scenario
+async def challenge_expired() -> None:
+    clock = FakeClock()
+    async with (
+        fake_moltbook() as moltbook,
+        place(clock=clock, features=moltbook_login(moltbook)) as at,
+    ):
+
+        async def begin() -> dict[str, str]:
+            asked = {"username": "carol"}
+            begun = await at.works("POST", "/auth/init", as_=None, json=asked)
+            moltbook.agent("carol", begun["signature"])
+            return {**asked, "claim": begun["claim"]}
+
+        body = await begin()
+        clock.advance(660)
+        met = await at.meets("challenge_expired", "POST", "/auth/verify", as_=None, json=body)
+        met.advises("POST /auth/init")
+        await at.works("POST", "/auth/verify", as_=None, json=await begin())
+
+
+@scenario
+async def proof_unavailable() -> None:
+    async with fake_moltbook() as moltbook, place(features=moltbook_login(moltbook)) as at:
+        asked = {"username": "carol"}
+        begun = await at.works("POST", "/auth/init", as_=None, json=asked)
+        moltbook.agent("carol", begun["signature"])
+        moltbook.trouble = "failing"
+        body = {**asked, "claim": begun["claim"]}
+        met = await at.meets("proof_unavailable", "POST", "/auth/verify", as_=None, json=body)
+        met.advises("with the same claim")
+        assert met.problem["retryable"]
+        moltbook.trouble = None
+        await at.works("POST", "/auth/verify", as_=None, json=body)
 
 
 @scenario

@@ -431,12 +431,12 @@ async def test_answer_and_deadline_at_once_are_one_of_the_two(
     assert open_count(rig) == 0
 
 
-async def test_ten_thousand_open_ones_cost_nothing_per_tick(
+async def test_thousands_of_open_ones_cost_nothing_per_tick(
     rig: HubRig, ada: Caller, bob: Caller
 ) -> None:
     feature = deadlines(rig)
-    feature._open_max = 20_000
-    for start in range(0, 10_000, 1_000):
+    feature._open_max = 5_000
+    for start in range(0, 3_000, 1_000):
         events = [
             event(INBOX, n, expect=Expect(reply_within_s=1_000 + n))
             for n in range(start, start + 1_000)
@@ -454,9 +454,9 @@ async def test_ten_thousand_open_ones_cost_nothing_per_tick(
     await rig.clock.pass_time(900)
     assert sum(looked) == 0
     assert len(looked) < 200
-    await rig.clock.pass_time(11_000)
+    await rig.clock.pass_time(4_000)
     assert open_count(rig) == 0
-    assert sum(looked) == 10_000
+    assert sum(looked) == 3_000
     assert len(feature.open._heap) == 0
 
 

@@ -92,6 +92,8 @@ async def test_what_is_due_at_the_start_is_told_once(tmp_path: Path) -> None:
     for run in (2, 3):
         async with started(tmp_path, run, is_killed=True, later_s=30) as rig:
             await until(lambda: open_count(rig) == 0)
+            # The writer's thread may be between the state and the heads of one commit.
+            await until(lambda: rig.engine.channel("main", "agent.ada.inbox") is not None)
             head = rig.engine.channel("main", "agent.ada.inbox")
             assert head.last == 1
             body = await rig.hub.storage.read(lambda log: log.get("main", head.last_seq))  # noqa: B023

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from clawnet.core.callers import Caller
 from clawnet.core.calls.accounts import Me
 from clawnet.core.calls.publishing import PublishBatch
 from clawnet.core.errors import RateLimited, TooManySubscriptions
-from clawnet.hub.settings import ChannelSettings, HubSettings, LimitSettings
+from clawnet.hub.settings import ChannelSettings, HubSettings, LimitSettings, NamespaceSettings
 from clawnet.testing.hubs import HubRig, event
 
 
@@ -23,7 +24,9 @@ def settings() -> HubSettings:
             subscriptions_per_session_max=5,
             sessions_per_account_max=3,
         ),
-        channels=ChannelSettings(anonymous_subscriptions_max=2),
+        channels=ChannelSettings(
+            anonymous_subscriptions_max=2, namespaces={"chat": NamespaceSettings()}
+        ),
     )
 
 
@@ -52,6 +55,24 @@ async def test_one_accounts_flood_spends_nobody_elses_bucket(
 ) -> None:
     await flood(rig, ada, 50)
     assert await flood(rig, bob, 20) == 20
+
+
+async def test_the_server_api_is_not_limited_and_insecure_mode_is(
+    rig: HubRig, ada: Caller, bob: Caller
+) -> None:
+    backend = msgspec.structs.replace(ada, rules_free=True)
+    assert await flood(rig, backend, 50) == 50
+    with_ticket = msgspec.structs.replace(bob, tickets=frozenset({"chat:1"}))
+    assert await flood(rig, with_ticket, 50) == 20
+    anybody = msgspec.structs.replace(await rig.account("eve"), rules_free=True, is_confined=True)
+    passed = 0
+    for n in range(50):
+        try:
+            await rig.publish(anybody, "chat:1", n)
+            passed += 1
+        except RateLimited:
+            pass
+    assert passed == 20
 
 
 async def test_more_tokens_are_not_more_publishes(rig: HubRig, ada: Caller) -> None:

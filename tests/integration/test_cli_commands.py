@@ -142,7 +142,11 @@ def test_login_keeps_the_token_and_logout_ends_it(hub: HubProcess, program: Prog
     assert program.ok("whoami").strip() == "lena"
     program.ok("logout")
     assert program.run("whoami", "-t", token, "-s", hub.url).returncode == 77
-    assert "lena" not in program.ok("whoami")
+    nobody = program.run("whoami")
+    assert (nobody.returncode, nobody.stdout) == (77, b"")
+    assert b"nobody: " in nobody.stderr
+    told = program.run("whoami", "--json")
+    assert told.returncode == 77 and json.loads(told.stdout)["account"] is None
 
 
 def test_login_reads_the_token_from_a_pipe(hub: HubProcess, program: Program) -> None:
@@ -229,7 +233,11 @@ def test_a_grant_opens_and_its_revocation_closes(hub: HubProcess) -> None:
     hub.claw("grant", "dan", "news", token=eve)
     assert "agent.eve.news" in hub.claw("grant", "--list", token=dan)
     assert hub.claw("history", "agent.eve.news", token=dan)
-    hub.claw("revoke", "dan", "news", token=eve)
+    said = hub.claw("revoke", "dan", "news", token=eve)
+    assert said == "dan has lost all rights on agent.eve.news\n"
+    told = json.loads(hub.claw("revoke", "dan", "news", "--json", token=eve))
+    none = {"account": "dan", "channel": "agent.eve.news", "verbs": [], "changed": False}
+    assert told == none
     assert hub.try_claw("history", "agent.eve.news", token=dan).returncode == 77
     hub.claw("unlock", "news", token=eve)
     assert hub.claw("history", "agent.eve.news", token=dan)
@@ -413,6 +421,18 @@ def test_sub_follows_patterns_and_aliases(hub: HubProcess) -> None:
     ]
 
 
+def test_sub_counts_signals_and_ends_with_the_last(hub: HubProcess) -> None:
+    process = hub.start_claw("sub", "system.timer.second", "--count", "1")
+    read_line(process, stderr=True)
+    code, out, err = finish(process)
+    assert (code, err) == (0, "")
+    (line,) = out.splitlines()
+    value = json.loads(line)
+    assert value["channel"] == "system.timer.second" and value["payload"]["event"]
+    # It is not stored.
+    assert (value["id"], value["offset"], value["timestamp"]) == (None, None, None)
+
+
 def test_sub_ends_by_time(hub: HubProcess) -> None:
     assert hub.try_claw("sub", "public.silent", "--timeout", "0.3").returncode == 0
     silent = hub.try_claw("sub", "public.silent", "--timeout", "0.3", "--count", "1")
@@ -439,7 +459,7 @@ def test_a_durable_sub_goes_on_where_it_ended(hub: HubProcess) -> None:
     assert took("--count", "2") == [1, 2]
     assert took("--count", "2") == [3, 4]
     assert took("--timeout", "1") == [5]
-    other = hub.try_claw("sub", "public.other", "--durable", "worker", "--timeout", "0.2")
+    other = hub.try_claw("sub", "public.other", "--durable", "worker", "--timeout", "20")
     assert other.returncode == 1  # that name reads something else
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import clawnet
 from tests.cli.program import Program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +53,7 @@ def test_every_name_is_the_program_and_says_its_own(name: str, tmp_path: Path) -
     script.chmod(0o755)
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     version = subprocess.run([script, "version"], capture_output=True, check=True, env=environment)
-    assert b"0.2.0" in version.stdout
+    assert clawnet.__version__.encode() in version.stdout
     usage = subprocess.run([script, "pub"], capture_output=True, check=False, env=environment)
     assert usage.returncode == 2
     assert usage.stderr.startswith(f"Usage: {name} pub".encode())
@@ -63,7 +64,7 @@ def test_the_package_runs_by_its_own_name(tmp_path: Path) -> None:
         [sys.executable, "-m", "clawnet", "version"], capture_output=True, check=True,
         env=Program(tmp_path / "home").environment,
     )  # fmt: skip
-    assert b"0.2.0" in done.stdout
+    assert clawnet.__version__.encode() in done.stdout
 
 
 def test_the_installed_metadata_names_the_same_programs() -> None:

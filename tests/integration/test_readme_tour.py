@@ -50,6 +50,8 @@ def test_the_tour_of_the_readme_works_as_it_stands(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     payloads = [line["payload"] for line in lines if "payload" in line]
     assert payloads == ["Hello world", {"step": 1, "do": "read the issue"}]
+    # What fits the schema was published, and each event is handed to a command.
+    assert "alpha plans {" in done.stdout and 'alpha plans {"step": 2}' in done.stdout
     # What curl published is acknowledged, and what curl reads is the tour's first message.
     answers = [line for line in lines if "deduped" in line]
     assert [answer["deduped"] for answer in answers] == [False]

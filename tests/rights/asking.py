@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
@@ -213,6 +213,11 @@ class Http:
 
     async def ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
         """One request. `body` is sent as JSON, or as it is if it is bytes."""
+        async with asyncio.timeout(PATIENCE_S):
+            return await self._ask(method, path, body)
+
+    async def _ask(self, method: str, path: str, body: Any) -> httpx.Response:
+        """Raises TimeoutError. Of a stream only the head is read; _streams has the rest."""
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
@@ -224,17 +229,20 @@ class Http:
             f"{method} {path} HTTP/1.1\r\n{self._head}{kind}content-length: {len(content)}\r\n\r\n"
         )
         writer.write(head.encode() + content)
-        async with asyncio.timeout(PATIENCE_S):
-            first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            headers = dict(line.lower().split(": ", 1) for line in rest if line)
-            answer = await reader.readexactly(int(headers.get("content-length", 0)))
+        first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in rest if line)
+        answer = await reader.readexactly(int(headers.get("content-length", 0)))
         return httpx.Response(int(first.split()[1]), headers=headers, content=answer)
 
     async def close(self) -> None:
         await self.client.aclose()
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
         if self._streams is not None:
             self._streams[1].close()
             await self._streams[1].wait_closed()
+            self._streams = None
 
     async def publish(self, channel: str, text: str) -> str:
         path = f"/api/v1/channels/{quote(channel, safe='')}/events"
@@ -266,18 +274,21 @@ class Http:
 
     async def stream(self, path: str, params: dict[str, Any], last: str | None) -> str:
         """What a stream gives until `last` comes, or the sign of its refusal."""
-        async with (
-            asyncio.timeout(PATIENCE_S),
-            self.client.stream("GET", path, params=params) as found,
-        ):
+        async with asyncio.timeout(PATIENCE_S):
+            found = await self._ask("GET", f"{path}?{urlencode(params)}", None)
             if found.status_code != 200:
                 return sign(found)
-            text = ""
-            async for piece in found.aiter_text():
-                text += piece
-                if last is None or last in text:
+            if "content-length" in found.headers:
+                return found.text
+            assert found.headers["transfer-encoding"] == "chunked" and self._streams is not None
+            reader, given = self._streams[0], b""
+            while not given or (last is not None and last.encode() not in given):
+                size = int(await reader.readline(), 16)
+                given += (await reader.readexactly(size + 2))[:size]
+                if not size:
                     break
-            return text
+        await self._hang_up()
+        return given.decode()
 
     async def consume(self, channels: list[str]) -> str:
         """What a new consumer is first given, or the sign of its refusal."""

@@ -63,6 +63,9 @@ max     revoke  greta   room.muted                  publish
 max     grant   greta   club:a                      publish,read
 max     grant   greta   club.hears                  read
 max     grant   greta   void:granted                publish,read
+max     grant   greta   fans:a                      read
+max     grant   greta   fans:b                      publish
+max     grant   greta   $desk:granted               publish,read
 max     grant   greta   undeclared:granted          publish,read
 """
 """What was given and taken before anyone asks: who, does what, to whom, on which channel."""
@@ -75,6 +78,9 @@ NAMESPACES = {
     "board": ("nobody", "anyone"),
     "wall": ("accounts", "anyone"),
     "box": ("accounts", "nobody"),
+    "talk": ("subscribers", "accounts"),
+    "fans": ("subscribers", "granted"),
+    "open": ("anyone", "anyone"),
 }
 """Free names exist only below these."""
 
@@ -170,7 +176,7 @@ free names: as their declared namespace says; undeclared ones exist for nobody
 desk:a                    wr        -r     w-    wr     wr    wr    wr     wr      ??    ??     ??   ??       ??
 desk.a                    wr        -r     w-    wr     wr    wr    wr     wr      ??    ??     ??   ??       ??
 desk:public.news          wr        -r     w-    wr     wr    wr    wr     wr      ??    ??     ??   ??       ??
-desk:#"\x5c{}             wr        -r     w-    wr     wr    wr    wr     wr      ??    ??     ??   ??       ??
+desk:!"\x5c{}             wr        -r     w-    wr     wr    wr    wr     wr      ??    ??     ??   ??       ??
 club:a                    --        --     --    wr     --    --    -r     --      ??    ??     ??   ??       ??
 club.hears                --        --     --    -r     --    --    -r     --      ??    ??     ??   ??       ??
 club:b                    --        --     --    --     --    --    -r     --      ??    ??     ??   ??       ??
@@ -179,6 +185,20 @@ void:granted              --        --     --    --     --    --    -r     --   
 board:a                   -r        -r     --    -r     -r    -r    -r     -r      ?r    ??     ??   ?r       ??
 wall:a                    wr        -r     w-    wr     wr    wr    wr     wr      ?r    ??     ??   ?r       ??
 box:a                     w-        --     w-    w-     w-    w-    wr     w-      ??    ??     ??   ??       ??
+talk:a                    wr        -r     w-    wr     wr    wr    wr     wr      ??    ??     ??   ??       ??
+fans:a                    --        --     --    wr     --    --    -r     --      ??    ??     ??   ??       ??
+fans:b                    --        --     --    --     --    --    -r     --      ??    ??     ??   ??       ??
+open:a                    wr        -r     w-    wr     wr    wr    wr     wr      ?r    ??     ??   ?r       ??
+desk:dialog#greta         w-        --     w-    wr     w-    w-    wr     w-      ??    ??     ??   ??       ??
+talk:dialog#greta         --        --     --    wr     --    --    -r     --      ??    ??     ??   ??       ??
+open:dialog#greta         w-        --     w-    wr     w-    w-    wr     w-      ??    ??     ??   ??       ??
+talk:dialog#              --        --     --    --     --    --    -r     --      ??    ??     ??   ??       ??
+talk:#olga.greta          --        --     --    --     --    --    -r     --      ??    ??     ??   ??       ??
+$talk:secret              --        --     --    --     --    --    -r     --      ??    ??     ??   ??       ??
+$desk:granted             w-        --     w-    w-     w-    w-    wr     w-      ??    ??     ??   ??       ??
+$open:secret              w-        --     w-    w-     w-    w-    wr     w-      ??    ??     ??   ??       ??
+$public.news              --        --     --    --     --    --    --     --      ??    ??     ??   ??       ??
+#olga                     --        --     --    --     --    --    --     --      ??    ??     ??   ??       ??
 undeclared:a              --        --     --    --     --    --    --     --      ??    ??     ??   ??       ??
 undeclared:granted        --        --     --    --     --    --    --     --      ??    ??     ??   ??       ??
 bare                      --        --     --    --     --    --    --     --      ??    ??     ??   ??       ??

@@ -14,7 +14,6 @@ from clawnet.core.calls.grants import Grant, Lock, Revoke, Unlock
 from clawnet.core.calls.publishing import Publish
 from clawnet.core.calls.tokens import CreateToken, RevokeToken
 from clawnet.core.errors import ClawError
-from clawnet.doors.http.app import build_app
 from clawnet.hub.hub import Hub
 from clawnet.hub.settings import ChannelSettings, HubSettings, LimitSettings, NamespaceSettings
 from clawnet.testing.clocks import FakeClock
@@ -111,7 +110,7 @@ async def a_hub(
 ) -> AsyncIterator[Running]:
     """A hub with every door, over the memory engine."""
     async with running_hub(
-        "memory", settings=chosen or settings(), make_app=build_app, clock=clock or FakeClock()
+        "memory", settings=chosen or settings(), clock=clock or FakeClock()
     ) as running:
         yield running
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from clawnet.core.calls.adverts import Advertise
 from clawnet.doors.http.app import HOT, ROUTES
 from clawnet.hub.tokens import bootstrap_admin
 from tests.rights.world import World
@@ -65,6 +66,8 @@ async def main(world: World) -> Main:
     fetched = await world.does("olga", "POST", "/consumers/mine-alone/fetch", {"limit": 1})
     delivery = {key: fetched["deliveries"][0][key] for key in ("seq", "attempt")}
     invitation = await world.does("admin", "POST", "/invitations", {})
+    notes = Advertise(channel="agent.olga.notes", description=SECRET)
+    await world.hub.call(notes, caller=world.hub.authenticate(world.tokens["olga"]))
     return Main(
         world, event["id"], trace, world.token_ids["walt"], "mine-alone", invitation["id"],
         invitation["link"].partition("#")[2], delivery, event["offset"],
@@ -76,6 +79,12 @@ Ask = tuple[str, Any, set[int]]
 
 NOT_THERE = {403, 404}
 DATA = {"data": "theirs"}
+
+
+def about_walt(path: str, status: int) -> Callable[[Main], list[Ask]]:
+    """A question that the holder of the hub's own secrets could ask."""
+    return lambda m: [(path, {"channel": "agent.walt.inbox", "user": "walt"}, {status})]
+
 
 ASKED: dict[tuple[str, str], Callable[[Main], list[Ask]]] = {
     ("GET", "/api/v1/channels"): lambda m: [("/api/v1/channels?limit=1000", None, {200})],
@@ -194,16 +203,94 @@ ASKED: dict[tuple[str, str], Callable[[Main], list[Ask]]] = {
     ("PUT", "/api/v1/blocks/{account}"): lambda m: [("/api/v1/blocks/walt", None, {404})],
     ("DELETE", "/api/v1/blocks/{account}"): lambda m: [("/api/v1/blocks/walt", None, {200})],
     ("GET", "/metrics"): lambda m: [("/metrics", None, {403})],
+    **{
+        # Open to the holder of a key that no account has, and to none of these at all.
+        ("POST", f"/api/{method}"): about_walt(f"/api/{method}", 404)
+        for method in (
+            "batch broadcast subscribe unsubscribe disconnect refresh presence presence_stats"
+            " history history_remove channels info rpc"
+        ).split()
+    },
+    **{
+        # Always answered with 200, and without the secret with the same refusal.
+        ("POST", f"/proxy/{what}"): about_walt(f"/proxy/{what}", 200)
+        for what in ("subscribe", "publish", "connect", "refresh")
+    },
+    ("POST", "/emulation"): lambda m: [
+        ("/emulation", {"session": "x", "node": "y", "data": "{}"}, {404}),
+    ],
+    ("POST", "/auth/init"): lambda m: [
+        ("/auth/init", {"username": "walt"}, {404}),
+        ("/auth/init", {"username": "walt", "key_name": "main"}, {404}),
+    ],
+    ("POST", "/auth/agent/init"): lambda m: [("/auth/agent/init", {"username": "walt"}, {404})],
+    ("POST", "/auth/verify"): lambda m: [("/auth/verify", {"username": "walt"}, {400})],
+    ("POST", "/auth/agent/verify"): lambda m: [
+        ("/auth/agent/verify", {"username": "walt", "nonce": "n", "signature": "s"}, {400}),
+    ],
+    ("POST", "/auth/dev-register"): lambda m: [("/auth/dev-register", {"username": "new"}, {404})],
+    ("POST", "/auth/revoke"): lambda m: [],
+    ("GET", "/auth/keys"): lambda m: [("/auth/keys", None, {200})],
+    ("POST", "/auth/keys"): lambda m: [
+        ("/auth/keys", {"public_key": "ssh-ed25519 AAAA", "key_name": "k"}, {403}),
+    ],
+    ("DELETE", "/auth/keys"): lambda m: [("/auth/keys?key_name=main", None, {404})],
+    ("POST", "/api/publish"): lambda m: [
+        ("/api/publish", {"channel": "agent.walt.inbox", "payload": "theirs"}, NOT_THERE),
+        ("/api/publish", {"channel": "agent.olga.diary", "payload": "theirs"}, {200, 403}),
+    ],
+    ("POST", "/api/lock"): lambda m: [("/api/lock", {"channel": "agent.walt.diary"}, {403})],
+    ("POST", "/api/unlock"): lambda m: [
+        ("/api/unlock", {"channel": "agent.walt.diary"}, {403}),
+        ("/api/unlock", {"channel": "agent.olga.diary"}, {200, 403}),
+    ],
+    ("POST", "/api/grant"): lambda m: [
+        ("/api/grant", {"target": "walt", "topic": "diary"}, {403, 404}),
+        ("/api/grant", {"target": "greta", "channel": "agent.olga.diary"}, {200, 403}),
+    ],
+    ("POST", "/api/revoke"): lambda m: [
+        ("/api/revoke", {"target": "walt", "topic": "diary"}, {403, 404}),
+        ("/api/revoke", {"target": "greta", "channel": "agent.olga.diary"}, {200, 403}),
+    ],
+    ("POST", "/api/request"): lambda m: [
+        ("/api/request", {"channel": "agent.walt.diary"}, {404}),
+        ("/api/request", {"channel": "agent.olga.diary"}, {200, 400}),
+    ],
+    ("GET", "/api/locks/{agent}"): lambda m: [
+        ("/api/locks/walt", None, {403}),
+        ("/api/locks/olga", None, {200, 403}),
+    ],
+    ("POST", "/api/advertise"): lambda m: [
+        ("/api/advertise", {"channel": "agent.walt.diary"}, {403}),
+        ("/api/advertise", {"channel": "agent.olga.news", "description": "x"}, {200, 403}),
+    ],
+    ("DELETE", "/api/advertise"): lambda m: [
+        ("/api/advertise", {"channel": "agent.walt.diary"}, {403}),
+        ("/api/advertise", {"channel": "agent.olga.notes"}, {200, 403}),
+    ],
+    ("GET", "/api/advertise/search"): lambda m: [
+        (f"/api/advertise/search?q={text}", None, {200}) for text in ("agent", "own", "notes")
+    ],
+    ("GET", "/api/advertise/list"): lambda m: [("/api/advertise/list", None, {200})],
+    ("GET", "/api/advertise/{agent}"): lambda m: [("/api/advertise/olga", None, {200})],
+    ("GET", "/api/advertise/{agent}/{topic}"): lambda m: [
+        ("/api/advertise/olga/notes", None, {404}),
+    ],
+    ("GET", "/api/profile/{agent}"): lambda m: [("/api/profile/olga", None, {200})],
+    ("GET", "/agents"): lambda m: [("/agents", None, {200})],
 }
 
 ABOUT_THE_HUB = {
     "/oauth/token", "/.well-known/oauth-authorization-server", "/openapi.json", "/asyncapi.json",
-    "/", "/docs", "/skill.md", "/llms.txt", "/healthz", "/readyz", "/version", "/join",
+    "/", "/docs", "/skill.md", "/llms.txt", "/healthz", "/readyz", "/health", "/version", "/join",
     "/api/v1/instructions",
 }  # fmt: skip
 """Say nothing of any world, or only of the caller."""
 
-STREAMS = {"/api/v1/events/stream", "/sub/{channel}"}
+STREAMS = {
+    "/api/v1/events/stream", "/sub/{channel}", "/connection/http_stream", "/connection/sse",
+    "/connection/uni_http_stream", "/connection/uni_sse",
+}  # fmt: skip
 """Have tests of their own below, as has the WebSocket."""
 
 
@@ -272,6 +359,22 @@ async def test_a_stream_holds_ones_own_world(main: Main, who: str, path: str) ->
         {"channels": "public.news,agent.olga.>,>"} if "api" in path else {}
     )
     text = await client.stream(path, params, '"theirs"')
+    assert '"theirs"' in text and SECRET not in text
+
+
+@pytest.mark.parametrize("who", STRANGERS)
+async def test_a_centrifugo_stream_holds_ones_own_world(main: Main, who: str) -> None:
+    client = await main.world.http(who)
+    await main.world.publish("olga@other", "public.news", "theirs")
+    all_of_it = {"recover": True, "offset": 0, "epoch": ""}
+    asked = {"token": main.world.tokens[who], "subs": {"public.news": all_of_it}}
+    text = await client.stream("/connection/uni_sse", {"cf_connect": json.dumps(asked)}, "theirs")
+    assert '"theirs"' in text and SECRET not in text
+    command = {"id": 1, "connect": {"token": main.world.tokens[who]}}
+    history = {"id": 2, "history": {"channel": "public.news", "limit": 100}}
+    presence = {"id": 3, "presence": {"channel": "public.news"}}
+    asked_also = "\n".join(json.dumps(one) for one in (command, history, presence))
+    text = await client.stream("/connection/sse", {"cf_connect": asked_also}, '"id":3')
     assert '"theirs"' in text and SECRET not in text
 
 

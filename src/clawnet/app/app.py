@@ -10,7 +10,7 @@ import resource
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from starlette.types import Receive, Scope, Send
@@ -19,7 +19,7 @@ import clawnet
 from clawnet.app.admin import PATH as BACKUP_PATH
 from clawnet.app.admin import BackupApp
 from clawnet.app.clocks import SystemClock, SystemRandomness
-from clawnet.app.config import Settings
+from clawnet.app.config import NOT_USED, Settings
 from clawnet.app.engines import open_engine
 from clawnet.app.folder import DataFolder, default_path
 from clawnet.app.notify import Notifier
@@ -58,6 +58,7 @@ def up(settings: Settings) -> int:
     _set_up_logging(is_verbose=settings.dev)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _raise_file_limit(settings.server.connections.connections_max + FILES_BESIDE)
+    tell_unused(os.environ)
     certificate = certificate_of(settings)
     path = Path(settings.data_dir) if settings.data_dir else default_path()
     with DataFolder.open(path) as folder, asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -77,6 +78,16 @@ def check(settings: Settings) -> None:
             "--dev is for this machine alone.", next="Bind to 127.0.0.1, or leave --dev out."
         )
     signing_key(settings.tokens.jwt_key, b"")
+    settings.identity.check()
+
+
+def tell_unused(environment: Mapping[str, str]) -> None:
+    """Say once which variables of other systems do nothing here, before they are relied upon."""
+    found = [name for name in NOT_USED if environment.get(name)]
+    if found:
+        _log.warning(
+            "%s: no effect yet; the hub keeps everything in its data folder", ", ".join(found)
+        )
 
 
 def certificate_of(settings: Settings) -> Certificate | None:
@@ -191,7 +202,7 @@ class Process:
             on_failed=self._failed,
         )
         try:
-            attach_all(hub)
+            attach_all(hub, settings.features)
             await hub.start()
             token = await bootstrap_admin(hub, folder.admin_token())
             if token is not None:
@@ -209,17 +220,19 @@ class Process:
         return self._server
 
     def _wire(self, hub: Hub, engine: Engine) -> HubServer:
+        from clawnet.doors.centrifugo.door import CentrifugoDoor
         from clawnet.doors.http.app import build_app
         from clawnet.doors.ws.door import PATH, WebSocketDoor
 
         settings = self._settings.server
         connections = Connections(settings.connections, Wheel())
         door = WebSocketDoor(hub, connections)
+        centrifugo = CentrifugoDoor(hub, connections, self._settings.centrifugo)
         gate = Gate(settings.gate)
         seam = Seam(
             gate=gate,
             connections=connections,
-            upgrades={PATH: door.take},
+            upgrades={PATH: door.take, **centrifugo.upgrades},
             authenticate=hub.authenticate,
         )
 
@@ -227,6 +240,8 @@ class Process:
         http = build_app(
             hub,
             settings=self._settings.http,
+            claw_events=self._settings.claw_events,
+            centrifugo=centrifugo,
             origins=gate.allowed_origins,
             public_url=self._settings.public_url,
             beside={BACKUP_PATH: {"POST": BackupApp.__call__}},
@@ -244,6 +259,7 @@ class Process:
 
         async def close() -> None:
             await door.close()
+            await centrifugo.close()
             await hub.close()
 
         return HubServer(
@@ -300,7 +316,8 @@ def _set_up_logging(*, is_verbose: bool) -> None:
         level=logging.DEBUG if is_verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    for name in ("asyncio", "uvicorn"):
+    # httpx tells of every request, with its address, at INFO.
+    for name in ("asyncio", "uvicorn", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -21,9 +21,14 @@ import msgspec
 from msgspec import Meta
 
 from clawnet.core.errors import BadConfiguration
+from clawnet.doors.centrifugo.settings import CentrifugoSettings
 from clawnet.doors.connections import ConnectionSettings
+from clawnet.doors.http.claw_events.settings import ClawEventsSettings
 from clawnet.doors.http.settings import HttpSettings
 from clawnet.doors.server import ServerSettings
+from clawnet.features import FeatureSettings
+from clawnet.features.bridge.settings import BridgeSettings
+from clawnet.features.identity.settings import IdentitySettings
 from clawnet.hub.settings import (
     ChannelSettings,
     HubSettings,
@@ -43,9 +48,17 @@ ALIASES = {
     "CLAW_DEV_MODE": "dev",
     "CENTRIFUGO_TOKEN_HMAC_SECRET_KEY": "tokens.jwt_key",
     "JWT_SECRET": "tokens.jwt_key",
+    "CENTRIFUGO_API_KEY": "centrifugo.api_key",
+    "ADMIN_API_KEY": "centrifugo.api_key",
+    "CENTRIFUGO_API_URL": "bridge.centrifugo_url",
+    "MOLTBOOK_API_KEY": "identity.moltbook_key",
+    "MOLTBOOK_API_BASE": "identity.moltbook_url",
 }
 """Names without the prefix that other systems use; the later of two wins, and the prefixed one
 over all."""
+
+NOT_USED = ("REDIS_URL", "SUPABASE_URL", "SUPABASE_KEY")
+"""Names of other systems that mean storage, of which this hub has its own."""
 
 _CLIENTS_OWN = frozenset(f"CLAWNET_{name}" for name in ("CA_FILE", "SERVER", "TOKEN", "TOKEN_FILE"))
 _SERVICE_LINK = re.compile(r"CLAWNET_(SERVICE_(HOST|PORT)\w*|PORT_\d+_\w+)\Z")
@@ -130,6 +143,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     retention: RetentionSettings = RetentionSettings()
     presence: PresenceSettings = PresenceSettings()
     tokens: TokenSettings = TokenSettings()
+    centrifugo: CentrifugoSettings = CentrifugoSettings()
+    claw_events: ClawEventsSettings = ClawEventsSettings()
+    identity: IdentitySettings = IdentitySettings()
+    bridge: BridgeSettings = BridgeSettings()
+
+    @property
+    def features(self) -> FeatureSettings:
+        """The part that the features need."""
+        return FeatureSettings(
+            identity=self.identity, bridge=self.bridge, centrifugo_key=self.centrifugo.api_key
+        )
 
     @property
     def server(self) -> ServerSettings:
@@ -180,6 +204,12 @@ class Setting(NamedTuple):
     def description(self) -> str:
         """What it is, in one sentence; the type says it."""
         return next((meta.description for meta in metas(self.type) if meta.description), "")
+
+    @property
+    def is_list(self) -> bool:
+        """Whether its value is a list, so is separated by commas in the environment."""
+        kinds = [plain(part) for part in get_args(plain(self.type))] + [plain(self.type)]
+        return any(get_origin(kind) in (list, tuple) for kind in kinds)
 
     @property
     def is_table(self) -> bool:
@@ -361,7 +391,7 @@ def _parsed(setting: Setting, text: str, *, source: str) -> Any:
         except msgspec.DecodeError as error:
             raise BadConfiguration(f"{source} is not JSON: {error}.") from None
         return _converted(setting, value, source=source)
-    elif isinstance(setting.default, tuple | list):
+    elif setting.is_list:
         value = [part.strip() for part in text.split(",") if part.strip()]
     return _converted(setting, value, source=source, strict=False)
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from clawnet.app.config import Setting, Settings, catalogue, is_struct, metas, plain
+from clawnet.app.config import NOT_USED, Setting, Settings, catalogue, is_struct, metas, plain
 
 WIDTH = 98
 
@@ -115,6 +115,7 @@ def _toml_value(setting: Setting) -> str:
     if setting.default is not None:
         return toml_value(setting.default)
     examples = {"a switch": "true", "a whole number": "1", "a number": "1.0"}
+    examples["a list of texts"] = "[]"
     return examples.get(kind_of(setting.type), '""')
 
 
@@ -168,6 +169,11 @@ def markdown() -> str:
         if len(setting.variables) > 1
     ]
     lines.append(f"\n### Other names in the environment\n\n{'; '.join(aliases)}.")
+    unused = [f"`{name}`" for name in NOT_USED]
+    lines.append(
+        f"\n{', '.join(unused[:-1])} and {unused[-1]} have no effect yet: the hub keeps everything"
+        " in its data folder, and says so at the start if one is set."
+    )
     return "\n".join(lines) + "\n" + PROXIES
 
 

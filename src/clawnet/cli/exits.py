@@ -32,6 +32,7 @@ _BY_CODE = {
     "already_running": BAD_CONFIGURATION,
     "bad_configuration": BAD_CONFIGURATION,
     "bad_request": BAD_DATA,
+    "challenge_expired": NOT_ALLOWED,
     "disk_full": TRY_LATER,
     "forbidden": NOT_ALLOWED,
     "hub_unreachable": UNREACHABLE,
@@ -42,6 +43,7 @@ _BY_CODE = {
     "invitation_invalid": NOT_ALLOWED,
     "outcome_unknown": TRY_LATER,
     "payload_too_large": BAD_DATA,
+    "proof_unavailable": TRY_LATER,
     "rate_limited": TRY_LATER,
     "storage_corrupt": BAD_DATA,
     "too_many_expectations": TRY_LATER,
@@ -54,4 +56,7 @@ _BY_CODE = {
 
 def exit_code(error: ClawError) -> int:
     """The exit code that stands for an error; 1 for all without a code of their own."""
+    if error.facts.get("validation_errors"):
+        # Refused by a schema: whatever refuses, it is the data that has to change.
+        return BAD_DATA
     return _BY_CODE.get(error.code, FAILED)

@@ -27,6 +27,9 @@ EXAMPLES: dict[str, Example] = {
     "bad_request": Example(
         "GET /api/v1/channels?limit=0", "GET /api/v1/channels?limit=100, as the message says"
     ),
+    "challenge_expired": Example(
+        "POST /auth/verify, eleven minutes after /auth/init", "POST /auth/init, then verify at once"
+    ),
     "conflict": Example(
         "claw account create bob, where bob exists", "claw account show bob, then use another id"
     ),
@@ -73,6 +76,9 @@ EXAMPLES: dict[str, Example] = {
     ),
     "payload_too_large": Example(
         "a publish with 100 KiB of data", "a publish of where the 100 KiB lie"
+    ),
+    "proof_unavailable": Example(
+        "POST /auth/verify, while Moltbook is down", "the same with the same claim, once it is up"
     ),
     "rate_limited": Example(
         "the 201st publish within a second", "the same after Retry-After, with the same key"

@@ -12,15 +12,14 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import msgspec
-
 from clawnet.cli.exits import DONE, FAILED
-from clawnet.cli.terminal import forget_stdout, harmless_json, note, note_gap
+from clawnet.cli.lines import Lines
+from clawnet.cli.terminal import forget_stdout, note, note_gap
 from clawnet.client.client import Client
 from clawnet.client.position import SINCE
 from clawnet.client.wire import Signal
 from clawnet.core.calls.reading import Gap
-from clawnet.core.channels import ALIASES, canonical, is_pattern
+from clawnet.core.channels import canonical, is_pattern
 from clawnet.core.errors import BadRequest
 from clawnet.core.events import Event
 
@@ -41,53 +40,19 @@ class Follow:
     durable: str | None
 
 
-class Line(msgspec.Struct, frozen=True):
-    """An event in the CLI's form. The payload's bytes are the sender's.
-
-    A signal is kept nowhere: it has neither time nor id nor offset.
-    """
-
-    channel: str
-    sender: str
-    payload: msgspec.Raw
-    timestamp: str | None = None
-    id: str | None = None
-    offset: int | None = None
-
-
-class TracedLine(Line, frozen=True):
-    """An event that came with a trace context, which other lines do not mention."""
-
-    traceparent: str | None = None
-
-
 class Printer:
     """Writes events as lines, flushed, until `count` is reached."""
 
     def __init__(self, follow: Follow) -> None:
         self.left = follow.count
         self._stream = sys.stdout.buffer
-        # Each door answers with the name that the subscriber used.
-        given = set(follow.channels)
-        self._names = {
-            name: alias for alias, name in ALIASES.items() if alias in given and name not in given
-        }
-
-    def line(self, event: Event | Signal) -> bytes:
-        """The event as a line, harmless on a terminal and equal as JSON."""
-        name = self._names.get(event.channel, event.channel)
-        if isinstance(event, Signal):
-            shaped = Line(name, event.actor.id, event.data)
-        else:
-            parts = (name, event.actor.id, event.data, event.ts, event.id, event.offset)
-            shaped = TracedLine(*parts, event.traceparent) if event.traceparent else Line(*parts)
-        return harmless_json(msgspec.json.encode(shaped).decode()).encode() + b"\n"
+        self._lines = Lines(follow.channels)
 
     def put(self, event: Event | Signal) -> None:
         """Print one event. Raises BrokenPipeError if nobody reads any more."""
         if self.is_done:
             return  # a signal that came with the last event
-        self._stream.write(self.line(event))
+        self._stream.write(self._lines.line(event))
         self._stream.flush()
         if self.left is not None:
             self.left -= 1
@@ -115,6 +80,10 @@ class Recent:
 
 class _ReaderGone(Exception):
     """Whoever read stdout has closed it."""
+
+
+class _Enough(Exception):
+    """A signal was the last that was asked for."""
 
 
 def run(follow: Follow) -> int:
@@ -172,15 +141,29 @@ def _watch_reader(task: asyncio.Future[None]) -> None:
 
 
 async def _subscribe(follow: Follow, printer: Printer) -> None:
+    try:
+        await _print(follow, printer)
+    except _Enough:
+        pass
+
+
+async def _print(follow: Follow, printer: Printer) -> None:
     since = place(follow.since, follow.channels)
+
+    def put(signalled: Signal) -> None:
+        printer.put(signalled)
+        if printer.is_done:
+            # The iteration below, which this is called within, ends with events only.
+            raise _Enough
+
     async with (
         Client(follow.url, follow.token) as client,
         client.subscribe(
             follow.channels,
             since=since,
-            on_gap=_tell_gap,
-            on_signal=printer.put,
-            on_state=_tell_state,
+            on_gap=tell_gap,
+            on_signal=put,
+            on_state=tell_state,
             is_patient=False,
         ) as events,
     ):
@@ -200,8 +183,8 @@ async def _consume(follow: Follow, printer: Printer) -> None:
             follow.durable,
             follow.channels,
             since=follow.since,
-            on_gap=_tell_gap,
-            on_state=_tell_state,
+            on_gap=tell_gap,
+            on_state=tell_state,
         )
         await consumer.create()
         note(f"claw: following {', '.join(follow.channels)} as {follow.durable} at {follow.url}")
@@ -231,9 +214,11 @@ def place(since: str | None, channels: tuple[str, ...]) -> SINCE:
     return {canonical(name): int(since) for name in channels}
 
 
-def _tell_state(text: str) -> None:
+def tell_state(text: str) -> None:
+    """Say what became of the connection."""
     note(f"claw: {text}")
 
 
-def _tell_gap(gap: Gap) -> None:
+def tell_gap(gap: Gap) -> None:
+    """Say what cannot be read any more."""
     note_gap(gap.channel, gap.first, gap.last, gap.reason)

@@ -59,9 +59,14 @@ class Invocation:
         return self.credentials.tokens.get(self.address.url)
 
     def keep_token(self, url: str, token: str) -> None:
-        """Keep the token of a hub, which later commands talk to. Says so if it takes a place."""
-        from clawnet.cli.terminal import note
+        """Keep the token of a hub, which later commands talk to. Says so if it takes a place.
 
+        Raises BadConfiguration for a token that no header could hold.
+        """
+        from clawnet.cli.terminal import note
+        from clawnet.client.address import check_token
+
+        token = check_token(token) or ""
         if url in self.credentials.tokens:
             note(
                 f"The token kept for {url} before is forgotten here."

@@ -6,12 +6,10 @@ Beside the credentials, for this user only. It names no secret: only a hash of t
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
-from clawnet.cli.places import write_private
-from clawnet.core.errors import BadConfiguration
+from clawnet.cli.remembered import Remembered
 
 FILE = "joining.json"
 REMEMBERED_MAX = 20
@@ -21,7 +19,7 @@ class Joining:
     """The nonces of links that were not joined for sure yet."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE
+        self._file = Remembered(folder / FILE)
 
     def nonce(self, secret: str) -> str:
         """The nonce for a link: the same until done(). Stored before it is used.
@@ -33,32 +31,18 @@ class Joining:
         if name not in nonces:
             nonces = dict(list(nonces.items())[-REMEMBERED_MAX + 1 :])
             nonces[name] = os.urandom(16).hex()
-        write_private(self._path, json.dumps(nonces, indent=2))
+        self._file.save(nonces)
         return nonces[name]
 
     def done(self, secret: str) -> None:
         """The token is kept; the nonce is needed no more."""
         nonces = self._load()
         nonces.pop(_name(secret), None)
-        if nonces:
-            write_private(self._path, json.dumps(nonces, indent=2))
-        else:
-            self._path.unlink(missing_ok=True)
+        self._file.save(nonces)
 
     def _load(self) -> dict[str, str]:
-        try:
-            value = json.loads(self._path.read_bytes())
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise BadConfiguration(
-                f"{self._path} cannot be read ({error.strerror}).", next="Check its owner and mode."
-            ) from None
-        except ValueError:
-            return {}
-        if not isinstance(value, dict):
-            return {}
-        return {k: v for k, v in value.items() if isinstance(v, str) and 16 <= len(v) <= 128}
+        kept = self._file.load()
+        return {k: v for k, v in kept.items() if isinstance(v, str) and 16 <= len(v) <= 128}
 
 
 def _name(secret: str) -> str:

@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 COMMANDS = {
     "up": ("up", "up", "Start a hub."),
     "demo": ("demo", "demo", "See a hub, two agents and a crash survived, in ten seconds."),
-    "login": ("login", "login", "Keep a token for a hub."),
+    "login": ("login", "login", "Prove who you are, or keep a token."),
+    "verify": ("verify", "verify", "Complete claw login --user, and keep the token."),
     "logout": ("login", "logout", "Revoke that token and forget it."),
+    "key": ("key", "key", "SSH keys to log in with: add, list, remove."),
     "whoami": ("login", "whoami", "Ask the hub who you are."),
     "pub": ("pub", "pub", "Publish an event."),
     "outbox": ("outbox", "outbox", "What waits on this machine for the hub."),
     "receipt": ("receipt", "receipt", "Show how far a message to an inbox came."),
     "wake": ("wake", "wake", "Run a command for each message to your inbox."),
     "sub": ("sub", "sub", "Follow channels, one JSON per line."),
+    "subexec": ("subexec", "subexec", "Run a command for each event."),
     "history": ("history", "history", "Read a channel's past."),
     "trace": ("trace", "trace", "Show what happened because of what."),
     "inbox": ("inbox", "inbox", "Show what was sent to you since you last looked."),
@@ -38,6 +41,9 @@ COMMANDS = {
     "revoke": ("rights", "revoke", "Take rights back, at once."),
     "lock": ("rights", "lock", "Make your channel private."),
     "unlock": ("rights", "unlock", "Let any account read your channel."),
+    "request": ("request", "request", "Ask an owner for access to a channel."),
+    "advertise": ("advertise", "advertise", "Describe channels: set, delete, list, show, search."),
+    "validate": ("validate", "validate", "Check JSON against a JSON Schema."),
     "account": ("account", "account", "Accounts: create, list, show, update, delete."),
     "invite": ("invite", "invite", "Invite an agent: print a join link."),
     "join": ("join", "join", "Join a hub with an invitation's link."),
@@ -58,6 +64,11 @@ COMMANDS = {
     "restore": ("backup", "restore", "Put a backup in place of a hub's data."),
     "export": ("export", "export", "Write the events you may read into a file."),
     "import": ("import_", "import_", "Put an export of another hub into this one."),
+    "import-centrifugo": (
+        "import_centrifugo",
+        "import_centrifugo",
+        "Turn a Centrifugo's configuration into a config.toml.",
+    ),
     "completion": (
         "completion",
         "completion",
@@ -167,6 +178,11 @@ def _show(error: ClawError, *, is_json: bool) -> None:
         sys.stderr.write(json.dumps({"error": error.as_dict()}, default=str) + "\n")
         return
     sys.stderr.write(f"claw: {harmless(error.message)}\n")
+    failures = error.facts.get("validation_errors")
+    for failure in failures if isinstance(failures, list) else ():
+        if isinstance(failure, dict):
+            place = failure.get("path") or "(all)"
+            sys.stderr.write(f"      {harmless(place)}: {harmless(failure.get('message'))}\n")
     sys.stderr.write(f"      {harmless(error.next)}\n")
 
 

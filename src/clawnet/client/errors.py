@@ -88,6 +88,7 @@ def from_members(
         retry_after_s = float(members["retry_after_s"])
     advice = members.get("next")
     facts = {key: value for key, value in members.items() if key not in _NOT_FACTS}
+    facts.pop("self", None)  # a fact of any other name can be passed on by it
     kind = _BY_CODE.get(str(code))
     if kind is None:
         # A newer hub: its code is kept as a fact, and the status says what kind of thing it is.

@@ -14,6 +14,11 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     `account` is None for an anonymous one. `scopes` narrow what the account
     may do; `*` is all. `is_hub` marks the hub itself, which may publish where
     the table says "hub" and never reads for others.
+
+    `subject` is what a foreign token calls who it names ("" for the hub's own accounts),
+    `tickets` are free names that a subscription token opens to this one connection. Of free
+    names, and of nothing else, `rules_free` may do everything (the server API, insecure mode);
+    `is_confined` may do there what the namespace says and elsewhere only what needs no token.
     """
 
     account: str | None
@@ -25,6 +30,10 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     token_id: str | None = None
     expires_ms: int | None = None
     is_hub: bool = False
+    subject: str = ""
+    tickets: frozenset[str] = frozenset()
+    rules_free: bool = False
+    is_confined: bool = False
 
     def allows(self, scope: str) -> bool:
         """Whether the token's scopes cover this."""
@@ -39,9 +48,26 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
                 reason="scope",
             )
 
+    def on_the_connection_of(self, before: Caller) -> Caller:
+        """This caller with what is not its token's or account's but its connection's."""
+        if not (before.tickets or before.rules_free or before.is_confined):
+            return self
+        return msgspec.structs.replace(
+            self,
+            tickets=before.tickets,
+            rules_free=before.rules_free,
+            is_confined=before.is_confined,
+        )
+
     @property
     def is_anonymous(self) -> bool:
         return self.account is None
+
+    @property
+    def user(self) -> str:
+        """What Centrifugo's wire calls the user: a foreign token's subject as it came, else the
+        account's id, "" for an anonymous caller."""
+        return self.subject or self.account or ""
 
     def actor_json(self) -> str:
         """The envelope's actor."""

@@ -52,6 +52,12 @@ class ClawError(Exception):
         return body
 
 
+EXPIRED = "expired"
+"""The fact `reason` of an Unauthenticated, see is_expired."""
+UNDECLARED = "undeclared"
+"""The fact `reason` of a Forbidden: there is no such free name, for nobody."""
+
+
 class BadRequest(ClawError):
     """The request cannot be understood."""
 
@@ -95,6 +101,16 @@ class Unauthenticated(ClawError):
         "Get a token from whoever runs the hub (claw token create --account YOU), then run "
         "claw login --token TOKEN."
     )
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether the token was good and is over: another one will do."""
+        return self.facts.get("reason") == EXPIRED
+
+
+def token_expired(*, next: str | None = None) -> Unauthenticated:
+    """The refusal of a token that is over."""
+    return Unauthenticated("The token has expired.", next=next, reason=EXPIRED)
 
 
 class Forbidden(ClawError):
@@ -148,6 +164,16 @@ class InvitationInvalid(ClawError):
     next = "Ask whoever invited you for a new link (claw invite), and check that it is whole."
 
 
+class ChallengeExpired(ClawError):
+    """The challenge that a proof of identity answers is over."""
+
+    code = "challenge_expired"
+    status = 410
+    next = (
+        "Begin anew (POST /auth/init, claw login --user NAME); what it asks for holds 10 minutes."
+    )
+
+
 class PayloadTooLarge(ClawError):
     """The body or the data is larger than the limit."""
 
@@ -187,6 +213,18 @@ class HeadersTooLarge(ClawError):
     code = "headers_too_large"
     status = 431
     next = "Send fewer or shorter headers; 32 KiB is the limit."
+
+
+class ProofUnavailable(ClawError):
+    """Who could confirm an identity cannot be asked now."""
+
+    code = "proof_unavailable"
+    status = 502
+    retryable = True
+    next = (
+        "Try again later with the same claim; a registered SSH key logs in meanwhile, and tokens "
+        "hold as they are."
+    )
 
 
 class Unavailable(ClawError):

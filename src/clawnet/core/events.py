@@ -16,6 +16,7 @@ import msgspec
 
 from clawnet.core.channels import is_pattern, matches, parse_pattern
 from clawnet.core.errors import BadRequest, InvalidType
+from clawnet.core.payloads import value_of
 
 Source = Literal["user", "agent", "system", "external"]
 
@@ -26,14 +27,23 @@ CORRELATION_MAX_CHARS = 200
 TYPES: dict[str, tuple[str, ...]] = {
     "chat": ("message", "deleted"),
     "presence": ("changed",),
-    "channel": ("locked", "unlocked"),
+    "channel": ("locked", "unlocked", "advertised", "unadvertised"),
     "grant": ("given", "revoked"),
-    "account": ("created", "updated", "deleted", "blocked", "unblocked"),
+    "account": (
+        "created",
+        "updated",
+        "deleted",
+        "blocked",
+        "unblocked",
+        "key_added",
+        "key_removed",
+    ),
     "invitation": ("created", "redeemed", "revoked"),
     "world": ("created",),
     "token": ("created", "revoked"),
     "consumer": ("dead_lettered",),
     "expectation": ("missed",),
+    "timer": ("fired",),
     "system": ("started", "shutdown", "error"),
 }
 """The closed table of type names by category; besides it there are free x.* names.
@@ -125,6 +135,21 @@ class Expect(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reply_within_s: float
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """How an event came in, where its door says so: the live connection that said it, labels
+    that came with it, and `via` the broker that asked to publish it.
+
+    `conn_info` and `chan_info` are what an application's backend says of who publishes: of the
+    connection, and of its subscription to the channel. Admitted JSON.
+    """
+
+    client: str | None = None
+    tags: dict[str, str] | None = None
+    via: str | None = None
+    conn_info: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    chan_info: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
 class Imported(msgspec.Struct, frozen=True, kw_only=True):
     """Where an event came from that this hub did not hear itself: its first id, time and place,
     and the account that put it here and vouches for it."""
@@ -158,6 +183,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     traceparent: str | None = None
     expect: Expect | None = None
     imported: Imported | None = None
+    origin: Origin | None = None
 
 
 def seq_of(body: bytes) -> int:
@@ -286,7 +312,7 @@ def content_digest(*, type: str, data: str) -> bytes:
     `data` is compared as a JSON value: spacing and the order of members do
     not count, since a retry may come from another encoder.
     """
-    value = msgspec.json.decode(data)
+    value = value_of(data)
     canonical = msgspec.json.encode(value, order="sorted")
     return blake2b(type.encode() + b"\0" + canonical, digest_size=16).digest()
 

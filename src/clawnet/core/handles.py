@@ -12,6 +12,7 @@ meet each other by this; `agent-1` and `agent-l` do, which costs one sentence th
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Mapping
 
@@ -24,10 +25,11 @@ RESERVED = frozenset(
     "admin administrator root superuser system sysadmin hub claw clawnet all everyone everybody"
     " anyone here global lobby townsquare moderator official support security abuse postmaster"
     " webmaster warden master owner operator anonymous nobody none null undefined me myself"
-    " you".split()
+    " you centrifugo-api".split()
 )
 """Nobody's id or handle, and nothing that looks like one of them: who reads `support` or `me`
-must not meet an account. `admin` is the hub's own."""
+must not meet an account. `admin` and `centrifugo-api` (who speaks by the server API) are the hub's
+own."""
 
 NEVER = frozenset({"all", "global", "system", "hub"})
 """Those of RESERVED that not even the hub gives: they mean something where an id is expected."""
@@ -55,6 +57,10 @@ _INVISIBLE = (
 )  # fmt: skip
 """Characters that Python calls printable and that nobody sees: the default-ignorable ones, and
 the blank of Braille."""
+
+
+_FOREIGN = re.compile(r"ext-[0-9a-f]{32}\Z")
+"""Ids of foreign users' accounts (hub.foreign), which nobody is to have before them."""
 
 
 def fold(handle: str) -> str:
@@ -119,6 +125,8 @@ def check_handle(
 
 def is_reserved(name: str, looks: Looks) -> bool:
     """Whether a name is one of RESERVED or looks like one."""
+    if _FOREIGN.match(fold(name)):
+        return True
     bare = name.strip("-_. ")
     return not _RESERVED_KEYS.isdisjoint(_slurred(key) for key in keys(bare, looks))
 

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from clawnet.core.calls.reading import Gap
 from clawnet.core.errors import ClawError
+from clawnet.core.events import Stored
 
 
 class Shape(Protocol):
@@ -32,6 +33,23 @@ class ChunkShape(Shape, Protocol):
 
     def frames(self, bodies: list[bytes], epoch: bytes) -> bytes:
         """frame() of each body with the cursor `<epoch>-<its seq>`, joined."""
+
+
+@runtime_checkable
+class StoredShape(Shape, Protocol):
+    """Trait: a shape that frames an event as it is stored, without its envelope's text."""
+
+    def frame_of(self, event: Stored, shown: str) -> bytes | None:
+        """frame() of a committed event with no cursor, its channel called `shown`; None where only
+        frame() can tell."""
+
+
+@runtime_checkable
+class LiveShape(Shape, Protocol):
+    """Trait: a shape whose frames build on the event before (a delta), so only a reader who was
+    given that one live can use it. What is read from the log is shown as `replayed`."""
+
+    replayed: Shape
 
 
 class End(Enum):

@@ -14,16 +14,18 @@ import msgspec
 
 from clawnet.core.callers import Caller
 from clawnet.core.channels import Channel, Kind, parse
-from clawnet.core.errors import Forbidden, Unauthenticated
+from clawnet.core.errors import UNDECLARED, Forbidden, Unauthenticated
 from clawnet.core.events import Actor, Imported, place_of
 
 
 class Verb(Enum):
-    """What may be done on a channel. SUBSCRIBE is following it live, READ is its history."""
+    """What may be done on a channel. SUBSCRIBE is following it live, READ is its history,
+    PRESENCE is seeing who follows it."""
 
     PUBLISH = "publish"
     SUBSCRIBE = "subscribe"
     READ = "read"
+    PRESENCE = "presence"
 
 
 class Access(Enum):
@@ -31,16 +33,28 @@ class Access(Enum):
 
     NOBODY = "nobody"
     GRANTED = "granted"
+    SUBSCRIBERS = "subscribers"
+    """Who may follow the channel live."""
     ACCOUNTS = "accounts"
     ANYONE = "anyone"
     """Accounts, and for reading also callers without a token (where that is on at all)."""
 
 
 class Namespace(msgspec.Struct, frozen=True, kw_only=True):
-    """The rule of a family of free names."""
+    """The rule of a family of free names: whom it admits (`read` is following live), and what
+    a door offers there."""
 
     publish: Access = Access.GRANTED
     read: Access = Access.GRANTED
+    history: Access = Access.SUBSCRIBERS
+    presence: Access = Access.SUBSCRIBERS
+    is_user_limited: bool = True
+    has_history: bool = True
+    join_leave: bool = True
+    force_push_join_leave: bool = False
+    force_recovery: bool = True
+    is_cache: bool = False
+    has_delta: bool = False
 
 
 class Allowed(msgspec.Struct, frozen=True):
@@ -55,6 +69,8 @@ class Denied(msgspec.Struct, frozen=True):
 
     reason: str
     next: str | None = None
+    is_undeclared: bool = False
+    """Whether there is no such name, for nobody."""
 
 
 Decision = Allowed | Denied
@@ -65,8 +81,12 @@ class Facts(Protocol):
 
     anonymous_read: bool
     """Whether callers without a token may read what anyone may read."""
+    anonymous_chosen: bool
+    """Whether the operator chose that, and not that only this machine reaches the hub."""
     default_read: bool
     """Whether agent.<id>.<topic> is readable unless locked (channels.default_read = anyone)."""
+    has_foreign_users: bool
+    """Whether the users that free names list are those of foreign tokens."""
 
     def has_account(self, world: str, account: str) -> bool: ...
     def is_blocked(self, world: str, owner: str, sender: str) -> bool: ...
@@ -98,7 +118,13 @@ def decide(actor: Caller, verb: Verb, channel: Channel, facts: Facts) -> Decisio
             f"The token lacks the scope {scope}.",
             next=f"Use a token with the scope {scope} (claw token create --scope {scope}).",
         )
-    if actor.account is None:
+    if channel.kind is Kind.FREE:
+        return _decide_free(actor, verb, channel, facts)
+    if actor.account is None or actor.is_confined:
+        if is_publish:
+            return Denied("Without a token only declared free names can be published on.")
+        if verb is Verb.PRESENCE:
+            return Denied("Who follows a channel of the hub is shown to its accounts only.")
         return _decide_anonymous(actor, channel, facts)
     if is_publish:
         return _decide_publish(actor, actor.account, channel, facts)
@@ -117,6 +143,8 @@ def require(actor: Caller, verb: Verb, channel: Channel, facts: Facts) -> Allowe
 
 def refusal(denied: Denied, channel: str) -> Forbidden:
     """What a denial is for whoever asked."""
+    if denied.is_undeclared:
+        return Forbidden(denied.reason, next=denied.next, channel=channel, reason=UNDECLARED)
     return Forbidden(denied.reason, next=denied.next, channel=channel)
 
 
@@ -161,7 +189,7 @@ def uncovered(actor: Caller, pattern: str) -> Forbidden:
     if not actor.allows("events:read"):
         scope = "events:read"
         advice = f"Use a token with the scope {scope} (claw token create --scope {scope})."
-    elif actor.account is None:
+    elif actor.account is None or actor.is_confined:
         advice = "Without a token only exact names can be followed; log in for patterns."
     return Forbidden(
         f"Nothing that {pattern} covers may be read by this caller.", next=advice, channel=pattern
@@ -174,18 +202,17 @@ def _undeclared(name: str) -> Denied:
     advice += "the namespace under channels.namespaces."
     if name != name.lower():
         advice = f"Write it in lower case: {ascii(name.lower())}."
-    return Denied(f"There is no channel {ascii(name)}: its namespace is not declared.", advice)
+    said = f"There is no channel {ascii(name)}: its namespace is not declared."
+    return Denied(said, advice, is_undeclared=True)
 
 
 def _decide_anonymous(actor: Caller, channel: Channel, facts: Facts) -> Decision:
-    if not facts.anonymous_read or actor.world != "main":
+    # A confined caller may come from anywhere, so what loopback opens is not for it.
+    is_open = facts.anonymous_chosen if actor.is_confined else facts.anonymous_read
+    if not is_open or actor.world != "main":
         return Denied("Reading needs a token on this hub.")
     if channel.kind in (Kind.PUBLIC, Kind.AGENT_PUBLIC):
         return Allowed("public, read without a token")
-    if channel.kind is Kind.FREE:
-        namespace = facts.namespace(channel.name)
-        if namespace is not None and namespace.read is Access.ANYONE:
-            return Allowed("the namespace is open to anyone")
     return Denied("This channel cannot be read without a token.")
 
 
@@ -229,8 +256,6 @@ def _decide_publish(actor: Caller, account: str, channel: Channel, facts: Facts)
                 f"Only members may write in {channel.name}.",
                 next=_grant_by_a_master(account, f"{channel.name} --verb publish"),
             )
-        case Kind.FREE:
-            return _decide_free(actor, account, channel, facts, "publish")
         case _:
             return Denied(
                 f"Only the hub publishes on {channel.name}.",
@@ -270,8 +295,8 @@ def _decide_read(actor: Caller, account: str, channel: Channel, facts: Facts) ->
                 "Only a master or a warden reads the system's channels.",
                 next="No grant opens them; ask the hub's operator for what you need to know.",
             )
-        case Kind.FREE:
-            return _decide_free(actor, account, channel, facts, "read")
+        case Kind.FREE:  # pragma: no cover - decide() has asked _decide_free
+            raise AssertionError("free names are decided apart")
 
 
 def _decide_private(world: str, account: str, channel: Channel, facts: Facts) -> Decision:
@@ -289,23 +314,76 @@ def _decide_private(world: str, account: str, channel: Channel, facts: Facts) ->
     return Denied(f"{channel.name} is private; {channel.owner} can grant it.")
 
 
-def _decide_free(
-    actor: Caller, account: str, channel: Channel, facts: Facts, verb: str
-) -> Decision:
+def _decide_free(actor: Caller, verb: Verb, channel: Channel, facts: Facts) -> Decision:
     namespace = facts.namespace(channel.name)
     assert namespace is not None, "decide() has refused undeclared names"
-    access = namespace.publish if verb == "publish" else namespace.read
-    if access in (Access.ACCOUNTS, Access.ANYONE):
+    if actor.rules_free:
+        return Allowed("the server API")
+    if verb is not Verb.PUBLISH and actor.role == "warden":
+        return Allowed("a warden reads all traffic")
+    if actor.account is None and not (
+        actor.world == "main" and (facts.anonymous_read or actor.is_confined)
+    ):
+        return Denied("Reading needs a token on this hub.")
+    access = namespace.publish
+    if verb is not Verb.PUBLISH:
+        access = namespace.history if verb is Verb.READ else namespace.presence
+        if verb is Verb.SUBSCRIBE:
+            return _decide_following(actor, channel, facts, namespace)
+    if access is Access.SUBSCRIBERS:
+        return _decide_following(actor, channel, facts, namespace)
+    return _decide_access(actor, channel, facts, access, "publish" if verb is Verb.PUBLISH else "")
+
+
+def _decide_following(
+    actor: Caller, channel: Channel, facts: Facts, namespace: Namespace
+) -> Decision:
+    name = channel.name
+    if name in actor.tickets:
+        return Allowed("a subscription token")
+    users = named_users(name) if namespace.is_user_limited else None
+    if users is not None:
+        # An application's user 42 and an account that called itself 42 are not the same.
+        is_meant = actor.subject != "" or not facts.has_foreign_users
+        if is_meant and actor.user and actor.user in users:
+            return Allowed("one of those whom the name lists")
+        return Denied(
+            f"{ascii(name)} is for those whom its name lists.",
+            next="Show a subscription token, or use a channel that names you.",
+        )
+    if name.startswith("$"):
+        return Denied(
+            f"{ascii(name)} is opened by a subscription token only.",
+            next="Have your application's backend sign one for this channel and user.",
+        )
+    return _decide_access(actor, channel, facts, namespace.read, "")
+
+
+def _decide_access(
+    actor: Caller, channel: Channel, facts: Facts, access: Access, verb: str
+) -> Decision:
+    if access is Access.ANYONE:
+        return Allowed("the namespace is open to anyone")
+    account = actor.account
+    if account is None or actor.is_confined:
+        return Denied("This channel cannot be used without a token.")
+    if access is Access.ACCOUNTS:
         return Allowed("the namespace is open to accounts")
     if access is Access.GRANTED:
-        opened = facts.granted(actor.world, account, channel.name, verb)
+        opened = facts.granted(actor.world, account, channel.name, verb or "read")
         if opened is not None:
             return Allowed("granted", opened)
-        more = " --verb publish" if verb == "publish" else ""
+        more = f" --verb {verb}" if verb else ""
         advice = _grant_by_a_master(account, f"{channel.name}{more}")
     else:
         advice = "Nobody may; the hub's operator can open it under channels.namespaces."
     return Denied(f"{ascii(channel.name)} is not open to this account.", next=advice)
+
+
+def named_users(name: str) -> frozenset[str] | None:
+    """The users whom a free name like `dialog#42,43` is for; None if it lists none."""
+    _, mark, users = name.rpartition("#")
+    return frozenset(users.split(",")) if mark else None
 
 
 _INBOX = "Only its owner reads an inbox; claw inbox shows your own."
@@ -331,7 +409,9 @@ def classify(actor: Caller, pattern: str) -> Coverage:
     ALL and NONE hold whatever grants exist, so only PER_CHANNEL patterns ask
     decide() for each channel.
     """
-    if actor.is_hub or actor.account is None or not actor.allows("events:read"):
+    if actor.is_hub or actor.account is None or actor.is_confined:
+        return Coverage.NONE
+    if not actor.allows("events:read"):
         return Coverage.NONE
     if actor.role == "warden":
         return Coverage.ALL

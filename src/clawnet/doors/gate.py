@@ -14,7 +14,7 @@ strangers: what is convenient on loopback holds only for `is_local` requests.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from ipaddress import IPv4Network as _IPv4Network
 from typing import NamedTuple
@@ -161,7 +161,7 @@ def admit(head: Head, gate: Gate) -> Admitted:
             reason="host",
         )
     if head.is_upgrade or head.method not in SAFE_METHODS:
-        _check_origin(head, gate, host=host, port=port)
+        check_origin(head, gate.allowed_origins, host=host, port=port)
     return Admitted(
         client=_client(head, gate) if is_proxied else head.peer,
         is_local=gate.is_loopback_bound
@@ -219,15 +219,21 @@ def _split(value: bytes) -> tuple[str, int | None]:
     return name.rstrip("."), int(port) if port else None
 
 
-def _check_origin(head: Head, gate: Gate, *, host: str, port: int | None) -> None:
-    """Refuse what a page of another site makes a browser do. Programs send no Origin."""
+def check_origin(
+    head: Head, allowed_origins: Collection[str], *, host: str, port: int | None
+) -> None:
+    """Refuse what a page of another site makes a browser do. Programs send no Origin.
+
+    admit() asks it of requests that change something by their method; an endpoint of which a
+    GET does so has to ask by itself. Raises Forbidden.
+    """
     if head.origin is None:
         # Old browsers leave Origin out of some requests but say where they come from.
         if head.fetch_site in (b"cross-site", b"same-site"):
             raise _cross_site("another site")
         return
     origin = head.origin.strip().decode("latin-1").lower()
-    if origin in gate.allowed_origins:
+    if origin in allowed_origins:
         return
     scheme, separator, authority = origin.partition("://")
     standard_port = _PORT_OF_SCHEME.get(scheme)

@@ -89,7 +89,8 @@ class HubProtocol(HttpToolsProtocol):
     """One connection as long as it speaks HTTP.
 
     Every request's scope has `state["admitted"]`, the gate's verdict
-    (clawnet.doors.gate.Admitted), and `client` as trusted proxies told it.
+    (clawnet.doors.gate.Admitted), `state["is_closing"]`, which tells at any
+    time whether the connection ends, and `client` as trusted proxies told it.
     """
 
     def __init__(
@@ -102,6 +103,8 @@ class HubProtocol(HttpToolsProtocol):
         seam: Seam,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        # Whatever handlers somebody hangs up: the address of a browser's stream holds a token.
+        self.access_log = False
         self.seam = seam
         self.wheel_slot = -1
         self.standing = Standing.SILENT
@@ -212,6 +215,8 @@ class HubProtocol(HttpToolsProtocol):
             port = self.client[1] if self.client else 0
             self.scope["client"] = (verdict.client, port)
             self.scope["state"]["admitted"] = verdict
+            # The transport's own method: one of this object would refer back to it for ever.
+            self.scope["state"]["is_closing"] = self.transport.is_closing
         try:
             super().on_headers_complete()
         finally:

@@ -309,7 +309,7 @@ class Accounts:
     async def read(self, call: ReadAccount, caller: Caller) -> AccountInfo:
         need_account(caller)
         caller.need("accounts:read")
-        return info_of(self._living(caller.world, call.id))
+        return _info_for(caller, self._living(caller.world, call.id))
 
     async def list_all(self, call: ListAccounts, caller: Caller) -> AccountList:
         need_account(caller)
@@ -319,7 +319,8 @@ class Accounts:
         behind = [a for a in self._hub.directory.accounts(caller.world) if a.id > call.after]
         page = behind[: call.limit]
         following = page[-1].id if len(behind) > len(page) else None
-        return AccountList(accounts=[info_of(account) for account in page], next=following)
+        accounts = [_info_for(caller, account) for account in page]
+        return AccountList(accounts=accounts, next=following)
 
     async def me(self, call: Me, caller: Caller) -> MeInfo:
         account = None
@@ -413,6 +414,13 @@ def info_of(account: Account) -> AccountInfo:
         proved=rfc3339(account.proved_ms or account.created_ms),
         proved_by=account.proved_by,
     )
+
+
+def _info_for(caller: Caller, account: Account) -> AccountInfo:
+    info = info_of(account)
+    if caller.role != "master" or account.subject is None:
+        return info
+    return msgspec.structs.replace(info, subject=account.subject)
 
 
 def told_of(account: Account) -> dict[str, object]:

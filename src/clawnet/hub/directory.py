@@ -13,11 +13,11 @@ import msgspec
 
 from clawnet.core.callers import Caller
 from clawnet.core.calls.accounts import Proof
-from clawnet.core.channels import is_pattern, matches
-from clawnet.core.errors import Unauthenticated
+from clawnet.core.channels import Channel, Kind, is_pattern, matches
+from clawnet.core.errors import Unauthenticated, token_expired
 from clawnet.core.rights import Access, Namespace
 from clawnet.hub.handles import Claim, Handles
-from clawnet.hub.settings import ChannelSettings
+from clawnet.hub.settings import ChannelSettings, NamespaceSettings
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +37,8 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     proof: Proof = "operator"
     proved_ms: int = 0
     proved_by: str | None = None
+    subject: str | None = None
+    """What the foreign tokens of an `ext` account call who they name; nobody else has one."""
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +60,8 @@ class Transient(Token, frozen=True, kw_only=True):
 
     parent: str
     via: tuple[str, ...] = ()
+    shown_until_ms: int | None = None
+    """Of a foreign one, until when its text is admitted; its connection may end at another time."""
 
 
 class GrantRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,17 +98,22 @@ class Directory:
     def __init__(self, settings: ChannelSettings, *, is_loopback: bool) -> None:
         chosen = settings.anonymous_read
         self.anonymous_read = is_loopback if chosen is None else chosen
+        self.anonymous_chosen = chosen is True
         self.default_read = settings.default_read == "anyone"
+        self.has_foreign_users = False
+        """Whether foreign tokens are admitted, so that users in free names are theirs."""
+        self.foreign: set[str] = set()
+        """The living accounts of foreign users; all of them are in main."""
         self.version = 0
         self.now_ms: Callable[[], int] = lambda: 0
         """The trusted time, by which tokens expire. The hub sets it."""
         self._namespaces = {
-            name: Namespace(publish=Access(rule.publish), read=Access(rule.read))
-            for name, rule in settings.namespaces.items()
+            name: namespace_from(rule) for name, rule in settings.namespaces.items()
         }
         self.handles = Handles()
         self._accounts: dict[tuple[str, str], Account] = {}
         self._tokens: dict[str, Token] = {}
+        self._tokens_of: dict[tuple[str, str], dict[str, Token]] = {}
         self._by_hash: dict[str, Token] = {}
         self._transients: dict[str, Transient] = {}
         self._transients_of: dict[tuple[str, str], dict[str, Transient]] = {}
@@ -144,7 +153,24 @@ class Directory:
         return opened
 
     def namespace(self, name: str) -> Namespace | None:
-        return self._namespaces.get(namespace_of(name))
+        known_as = self.namespace_name(name)
+        return None if known_as is None else self._namespaces[known_as]
+
+    def has_history(self, channel: Channel) -> bool:
+        """Whether what was said there can be looked up; on the hub's own channels always."""
+        if channel.kind is not Kind.FREE:
+            return True
+        namespace = self.namespace(channel.name)
+        return namespace is None or namespace.has_history
+
+    def namespace_name(self, name: str) -> str | None:
+        """The name of a free name's declared namespace."""
+        found = namespace_of(name)
+        if found in self._namespaces:
+            return found
+        # To Centrifugo's applications a dot means nothing, so their dotted names have no namespace.
+        is_without = "" in self._namespaces and ":" not in name.partition("#")[0]
+        return "" if is_without else None
 
     # --- callers ------------------------------------------------------------
 
@@ -173,6 +199,7 @@ class Directory:
             scopes=frozenset(token.scopes),
             token_id=token.id,
             expires_ms=token.expires_ms,
+            subject=account.subject or "",
         )
         return made
 
@@ -185,8 +212,8 @@ class Directory:
             raise Unauthenticated("The token was revoked.")
         if now.expires_ms is not None and now.expires_ms <= self.now_ms():
             # A request may wait for a minute, and a session is swept once a second only.
-            raise Unauthenticated("The token has expired.")
-        return now
+            raise token_expired()
+        return now.on_the_connection_of(caller)
 
     def until_expiry(self, caller: Caller, wait_s: float) -> float:
         """A wait, cut where the caller's token expires: nothing else would end it there."""
@@ -220,7 +247,7 @@ class Directory:
 
     def tokens_of(self, world: str, account: str) -> list[Token]:
         """The stored tokens of an account."""
-        found = [t for t in self._tokens.values() if (t.world, t.account) == (world, account)]
+        found = self._tokens_of.get((world, account), {}).values()
         return sorted(found, key=lambda token: (token.created_ms, token.id))
 
     def grants_of(self, world: str, account: str) -> Iterator[GrantRecord]:
@@ -256,6 +283,8 @@ class Directory:
         named = None if before is None or before.is_deleted else before.handle
         name = None if account.is_deleted else account.handle
         self._accounts[key] = account
+        if account.subject is not None:
+            (self.foreign.discard if account.is_deleted else self.foreign.add)(account.id)
         if before is None:
             self.handles.claim(account.world, Claim(account.id, "id", account.id))
         if name != named:
@@ -263,12 +292,13 @@ class Directory:
                 self.handles.drop(account.world, Claim(account.id, "handle", named))
             if name is not None:
                 self.handles.claim(account.world, Claim(account.id, "handle", name))
-        self._forget_callers(t.id for t in self._tokens.values() if (t.world, t.account) == key)
+        self._forget_callers(self._tokens_of.get(key, ()))
         self._forget_callers(self._transients_of.get(key, ()))
         self.version += 1
 
     def put_token(self, token: Token) -> None:
         self._tokens[token.id] = token
+        self._tokens_of.setdefault((token.world, token.account), {})[token.id] = token
         self._by_hash[token.hash] = token
         self._forget_callers((token.id,))
         self.version += 1
@@ -280,6 +310,10 @@ class Directory:
             return None
         if self._tokens.pop(id, None) is not None:
             self._by_hash.pop(token.hash, None)
+            peers = self._tokens_of[(token.world, token.account)]
+            del peers[id]
+            if not peers:
+                del self._tokens_of[(token.world, token.account)]
             self._forget_callers((id,))
         self.forget_descendants(token.world, token.account, id)
         return token
@@ -357,9 +391,31 @@ class Directory:
             self._callers.pop(token_id, None)
 
 
+def namespace_from(rule: NamespaceSettings) -> Namespace:
+    """A namespace as its settings declare it."""
+    return Namespace(
+        publish=Access(rule.publish),
+        read=Access(rule.read),
+        history=Access(rule.history),
+        presence=Access(rule.presence),
+        is_user_limited=rule.user_limited,
+        has_history=rule.history_size != 0,
+        join_leave=rule.join_leave,
+        force_push_join_leave=rule.force_push_join_leave,
+        force_recovery=rule.force_recovery,
+        is_cache=rule.recovery_mode == "cache",
+        has_delta="fossil" in rule.allowed_delta_types,
+    )
+
+
 def namespace_of(name: str) -> str:
-    """The namespace of a free name: what stands before its first `:` or `.`, else ""."""
+    """The namespace of a free name: what stands before its first `:` or `.`, else "".
+
+    The mark of a private name is no part of it, nor are the users that a name lists.
+    """
     for index, character in enumerate(name):
         if character in ":.":
-            return name[:index]
+            return name[name.startswith("$") : index]
+        if character == "#":
+            break
     return ""

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable
 
 from clawnet.core.events import Stored, quote_name
 from clawnet.core.filters import PatternIndex
-from clawnet.hub.sessions import Session, Subscription
+from clawnet.core.live import Shape, StoredShape
+from clawnet.hub.sessions import Session
+from clawnet.hub.subscriptions import Subscription
 
 Write = Callable[[bytes], None]
 
@@ -103,6 +105,7 @@ class Fanout:
         self.delivered = 0
         self._worlds: dict[str, World] = {}
         self._log_epoch = log_epoch
+        self._direct: dict[str, StoredShape | None] = {}
         self._is_delivering = False
         self._paused: list[Session] = []
 
@@ -187,7 +190,7 @@ class Fanout:
         if not events:
             return
         epoch = self._log_epoch()
-        frames = _Frames(epoch)
+        frames = _Frames(epoch, self._direct)
         by_route: dict[Route, list[Stored]] = {}
         merged: list[tuple[Stored, tuple[Session, ...]]] = []
         for event in events:
@@ -206,7 +209,7 @@ class Fanout:
         self._is_delivering = True
         for route, batch in by_route.items():
             for (shape_key, alias), writes in route.sole.items():
-                shape = next(iter(writes)).shape
+                shape = next(iter(writes)).shape_of(batch[0].channel)
                 joined = b"".join([frames.get(e, shape, shape_key, alias, True) for e in batch])
                 for write in writes.values():
                     write(joined)
@@ -245,7 +248,7 @@ class Fanout:
         route = found.routes.get(name) or Route()
         self._is_delivering = True
         for (_, alias), writes in route.sole.items():
-            frame = next(iter(writes)).shape.frame(_renamed(body, name, alias), None)
+            frame = next(iter(writes)).shape_of(name).frame(_renamed(body, name, alias), None)
             for write in writes.values():
                 write(frame)
         for session in found.find_members(name):
@@ -271,25 +274,35 @@ class Fanout:
 class _Frames:
     """The frames of one delivery, each built once."""
 
-    __slots__ = ("_bodies", "_built", "_epoch")
+    __slots__ = ("_bodies", "_built", "_direct", "_epoch")
 
-    def __init__(self, epoch: str) -> None:
+    def __init__(self, epoch: str, direct: dict[str, StoredShape | None]) -> None:
         self._epoch = epoch
+        # Which shapes need no envelope, by their keys: to ask each time would cost as much.
+        self._direct = direct
         self._bodies: dict[tuple[int, str], bytes] = {}
         self._built: dict[tuple[int, str, str, bool], bytes] = {}
 
     def get(
-        self, event: Stored, shape: object, shape_key: str, alias: str, has_cursor: bool
+        self, event: Stored, shape: Shape, shape_key: str, alias: str, has_cursor: bool
     ) -> bytes:
         key = (event.seq, shape_key, alias, has_cursor)
         frame = self._built.get(key)
         if frame is None:
+            if shape_key not in self._direct:
+                self._direct[shape_key] = shape if isinstance(shape, StoredShape) else None
+            direct = self._direct[shape_key]
+            if direct is not None:
+                frame = direct.frame_of(event, alias or event.channel)
+                if frame is not None:
+                    self._built[key] = frame
+                    return frame
             body = self._bodies.get((event.seq, alias))
             if body is None:
                 body = event.text(alias or event.channel).encode()
                 self._bodies[(event.seq, alias)] = body
             cursor = f"{self._epoch}-{event.seq}".encode() if has_cursor else None
-            frame = self._built[key] = shape.frame(body, cursor)  # type: ignore[attr-defined]
+            frame = self._built[key] = shape.frame(body, cursor)
         return frame
 
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from clawnet.hub.hub import Hub
 
 
+Row = tuple[str, str, str, float]
+"""A figure without labels: its name, its kind (gauge, counter), what it says, and its value."""
+
+
 class Feature:
     """Something built on the log: it registers the calls that it answers and has a life
     beside the hub's. What it does not override does nothing."""
@@ -31,6 +35,10 @@ class Feature:
 
     async def flush(self) -> None:
         """Store what was written behind; the hub closes."""
+
+    def metrics(self) -> list[Row]:
+        """What it counts, for /metrics. Must be quick."""
+        return []
 
     def stored(self, stored: list[Stored]) -> None:
         """New events were committed and handed to the live subscribers. Must be quick."""

@@ -16,9 +16,9 @@ from clawnet.core.calls.grants import (
     Lock,
     LockState,
     Revoke,
+    Revoked,
     Unlock,
 )
-from clawnet.core.calls.tokens import Done
 from clawnet.core.channels import Kind, is_pattern, parse, parse_pattern
 from clawnet.core.errors import BadRequest, Forbidden, NotFound
 from clawnet.core.times import rfc3339
@@ -87,10 +87,12 @@ class Grants:
             events=(hub.note(caller, EVENTS, "grant.given", told),),
         )
         hub.directory.put_grant(record)
-        hub.rights_changed(caller.world, target)
+        # A grant that stood may open less from now on.
+        narrowed = None if before is None else channel
+        hub.rights_changed(caller.world, target, narrowed=narrowed, widened=channel)
         return _info(record)
 
-    async def revoke(self, call: Revoke, caller: Caller) -> Done:
+    async def revoke(self, call: Revoke, caller: Caller) -> Revoked:
         """In force in memory, on live subscriptions too, before it is stored."""
         hub = self._hub
         channel = self.grantable(call.channel, caller)
@@ -99,7 +101,7 @@ class Grants:
         if before is None:
             if hub.directory.account(world, target) is None:
                 raise NotFound(f"There is no account {ascii(call.account[:80])}.")
-            return Done(changed=False)
+            return Revoked(account=target, channel=channel, verbs=[], changed=False)
         left = [v for v in before.verbs if call.verbs is not None and v not in call.verbs]
         key = f"{world}/{target}/{channel}"
         change: Put | Delete
@@ -110,14 +112,16 @@ class Grants:
         else:
             hub.directory.remove_grant(world, target, channel)
             change = Delete(f"grant/{key}")
-        hub.rights_changed(world, target, narrowed=channel)
+        hides = "read" in before.verbs and "read" not in left
+        hub.rights_changed(world, target, narrowed=channel if hides else None, widened=channel)
         told = {"account": target, "channel": channel, "verbs": left}
         await hub.change(
             change,
             events=(hub.note(caller, EVENTS, "grant.revoked", told),),
             is_narrowing=True,
         )
-        return Done()
+        kept = [verb for verb in VERBS if verb in left]
+        return Revoked(account=target, channel=channel, verbs=kept)
 
     async def list_all(self, call: ListGrants, caller: Caller) -> GrantList:
         own = need_account(caller)
@@ -143,7 +147,7 @@ class Grants:
             events=(hub.note(caller, EVENTS, "channel.unlocked", told),),
         )
         hub.directory.put_lock(record)
-        hub.channel_rights_changed(record.world)
+        hub.channel_rights_changed(record.world, widened=record.channel)
         return LockState(channel=record.channel, locked=False)
 
     async def lock(self, call: Lock, caller: Caller) -> LockState:

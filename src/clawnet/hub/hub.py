@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -38,6 +38,7 @@ from clawnet.hub.covered import Covered
 from clawnet.hub.directory import Directory
 from clawnet.hub.fanout import Fanout, World
 from clawnet.hub.features import Feature
+from clawnet.hub.foreign import Foreign
 from clawnet.hub.interceptors import Interceptor, Interceptors
 from clawnet.hub.jwts import Jwts, signing_key
 from clawnet.hub.lanes import Lane
@@ -46,9 +47,11 @@ from clawnet.hub.publishing import Publishing, PublishReply
 from clawnet.hub.ration import Ration
 from clawnet.hub.registry import register_all
 from clawnet.hub.retention import Retention
-from clawnet.hub.sessions import Session, Subscription
+from clawnet.hub.sessions import Session
 from clawnet.hub.settings import HubSettings
 from clawnet.hub.storage import Storage
+from clawnet.hub.subscriptions import Subscription
+from clawnet.hub.told import Told
 from clawnet.hub.uses import Uses
 from clawnet.hub.vault import Vault
 from clawnet.hub.watchers import Watchers
@@ -109,6 +112,8 @@ class Hub:
         self.ration = Ration(self.settings.limits, clock)
         self.presence = Presence(self)
         self.consumers = Consumers(self)
+        self.foreign = Foreign(self)
+        self.told = Told()
         self.retention = Retention(self)
         self.directory.now_ms = self.retention.now_ms
         self.slow: set[Session] = set()
@@ -237,6 +242,11 @@ class Hub:
             await asyncio.sleep(RESTART_DELAY_S)
 
     # --- features -----------------------------------------------------------
+
+    @property
+    def features(self) -> Sequence[Feature]:
+        """Those that are attached, in this order."""
+        return self._features
 
     def attach(self, feature: Feature) -> None:
         """Add a feature before start(): it registers its calls and follows what is stored."""
@@ -380,13 +390,18 @@ class Hub:
 
     # --- live ---------------------------------------------------------------
 
-    def open(self, caller: Caller, outlet: Outlet, shape: Shape) -> Session:
-        """Begin a live session. Raises TooManySubscriptions, Unauthenticated, Unavailable."""
+    def open(
+        self, caller: Caller, outlet: Outlet, shape: Shape, *, is_merged: bool = True
+    ) -> Session:
+        """Begin a live session; `is_merged`: its events come in seq order over all channels.
+
+        Raises TooManySubscriptions, Unauthenticated, Unavailable.
+        """
         self.refuse_unless_ready()
         # The door may have waited since it authenticated the caller; a session that begins
         # with a revoked token would never be looked at again.
         caller = self.directory.refresh(caller)
-        session = Session(self, caller, outlet, shape)
+        session = Session(self, caller, outlet, shape, is_merged=is_merged)
         key = (caller.world, caller.account)
         peers = self.sessions.setdefault(key, set())
         self.ration.check_sessions(caller, len(peers))
@@ -425,23 +440,33 @@ class Hub:
 
     # --- narrowing in memory ------------------------------------------------
 
-    def rights_changed(self, world: str, account: str, *, narrowed: str | None = None) -> None:
+    def rights_changed(
+        self,
+        world: str,
+        account: str,
+        *,
+        narrowed: str | None = None,
+        widened: str | None = None,
+    ) -> None:
         """Apply changed rights of an account to its live sessions, now. No await.
 
-        `narrowed` is the name or pattern on which rights were taken away.
+        `narrowed` is the name or pattern on which rights were taken away, `widened` that on which
+        they were given; without either anything may have changed.
         """
         self.fanout.rights_changed(world)
         for session in list(self.sessions.get((world, account), ())):
-            self._recheck(session, narrowed)
+            self._recheck(session, narrowed, widened)
         self._tell_rights(world, account)
 
-    def channel_rights_changed(self, world: str, *, narrowed: str | None = None) -> None:
+    def channel_rights_changed(
+        self, world: str, *, narrowed: str | None = None, widened: str | None = None
+    ) -> None:
         """Apply a changed lock to all live sessions of the world, now. No await."""
         self.fanout.rights_changed(world)
         for (of_world, _), peers in list(self.sessions.items()):
             if of_world == world:
                 for session in list(peers):
-                    self._recheck(session, narrowed)
+                    self._recheck(session, narrowed, widened)
 
     def token_revoked(self, world: str, account: str) -> None:
         """End the live sessions of an account whose token is gone, now. No await."""
@@ -455,16 +480,16 @@ class Hub:
         for follower in self._rights_followers:
             follower(world, account)
 
-    def _recheck(self, session: Session, narrowed: str | None) -> None:
+    def _recheck(self, session: Session, narrowed: str | None, widened: str | None) -> None:
         token_id = session.caller.token_id
         if token_id is None:
-            session.recheck(session.caller, narrowed=narrowed)
+            session.recheck(session.caller, narrowed=narrowed, widened=widened)
             return
         caller = self.directory.caller(token_id)
         if caller is None:
             session.end(End.REVOKED)
         else:
-            session.recheck(caller, narrowed=narrowed)
+            session.recheck(caller, narrowed=narrowed, widened=widened)
 
     # --- inside -------------------------------------------------------------
 
@@ -532,6 +557,6 @@ class Hub:
             now_ms = self.retention.now_ms()
             for session in self._all_sessions():
                 expires_ms = session.caller.expires_ms
-                if expires_ms is not None and expires_ms <= now_ms:
+                if expires_ms is not None and expires_ms + session.grace_ms <= now_ms:
                     session.end(End.EXPIRED)
             self.ration.forget_idle()

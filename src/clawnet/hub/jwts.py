@@ -21,7 +21,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from clawnet.core.callers import Caller
-from clawnet.core.errors import BadConfiguration, BadRequest, Forbidden, Unauthenticated
+from clawnet.core.errors import (
+    BadConfiguration,
+    BadRequest,
+    Forbidden,
+    Unauthenticated,
+    token_expired,
+)
 from clawnet.core.units import Delete
 from clawnet.hub.directory import Directory, Transient
 
@@ -40,6 +46,10 @@ _DERIVATION = b"clawnet jwt hs256 v1"
 TTL_MIN_S = 10.0
 TTL_S = 900.0
 TTL_LONGEST_S = 86_400
+LOGIN_TTL_S = 7 * 86_400
+"""What a login gives (hub.tokens.log_in) lives longer than what is made from a token."""
+AHEAD_MAX_MS = (LOGIN_TTL_S + TTL_LONGEST_S) * 1000
+"""No JWT ends later than this: the longest there is, and a clock that was put back a little."""
 ANCESTORS_MAX = 8
 PER_ACCOUNT_MAX = 1_000
 """So many verified JWTs of an account are kept; of more, the oldest are verified again."""
@@ -47,13 +57,26 @@ REVOKED_PER_ACCOUNT_MAX = 10_000
 REVOKED_KEPT_MORE_MS = 3_600_000
 """The trusted time of the next run may begin a little before this one's end (core.trust), so
 the name of a revoked JWT outlives it by more than that."""
-EXPIRED_KEPT_MORE_MS = 5_000
-"""The sessions of an expired one are ended first, and told why."""
+EXPIRED_KEPT_MORE_MS = 30_000
+"""The sessions of an expired one are ended first, and told why; Centrifugo's clients have 25 s
+more to show the next one."""
 
 _SHAPE = re.compile(r"[A-Za-z0-9_-]{1,200}\.[A-Za-z0-9_-]{2,3000}\.[A-Za-z0-9_-]{43}\Z")
 _JTI = re.compile(r"jwt_(?P<parent>[0-9a-f]{16})(?P<exp>[0-9a-f]{8})[0-9a-f]{16}\Z")
 
 _log = logging.getLogger(__name__)
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """What a connection of a Centrifugo in front carries along, and shows this hub's proxies beside
+    the user: which token it was (`tok`), the JWTs that it was made from (`via`), and its scopes.
+
+    Read leniently: what another application put there means nothing here.
+    """
+
+    tok: str = ""
+    scp: list[str] = []
+    via: list[str] = []
 
 
 class Claims(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,6 +93,7 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ptk: str
     via: list[str] = []
     nbf: int | None = None
+    meta: Meta | None = None
 
 
 class RevokedRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,12 +124,23 @@ class Jwts:
     # --- making them --------------------------------------------------------
 
     def issue(
-        self, caller: Caller, *, ttl_s: float | None, scopes: list[str] | None, now_ms: int
+        self,
+        caller: Caller,
+        *,
+        ttl_s: float | None,
+        scopes: list[str] | None,
+        now_ms: int,
+        is_login: bool = False,
     ) -> tuple[str, Claims]:
-        """A JWT for the caller's own account. Raises BadRequest, Forbidden, Unauthenticated."""
-        if ttl_s is None:
+        """A JWT for the caller's own account. Raises BadRequest, Forbidden, Unauthenticated.
+
+        `is_login`: for as long as a login holds, whatever the hub allows others.
+        """
+        if is_login:
+            ttl_s = LOGIN_TTL_S
+        elif ttl_s is None:
             ttl_s = min(TTL_S, self._ttl_max_s)
-        if not TTL_MIN_S <= ttl_s <= self._ttl_max_s:
+        if not is_login and not TTL_MIN_S <= ttl_s <= self._ttl_max_s:
             raise BadRequest(
                 f"ttl_s must be {TTL_MIN_S:g} to {self._ttl_max_s:g}.",
                 next="Ask for a new one when it ends; for longer, create an ordinary token.",
@@ -116,6 +151,12 @@ class Jwts:
                 "A short-lived token is made from a token.", next="Show a token of the account."
             )
         parent, via = shown.id, []
+        is_foreign = isinstance(shown, Transient) and shown.shown_until_ms is not None
+        if is_foreign or caller.is_confined:
+            raise Forbidden(
+                "A foreign token makes no tokens of this hub.",
+                next="Have its application sign another one.",
+            )
         if isinstance(shown, Transient):
             parent, via = shown.parent, [*shown.via, shown.id]
             if len(via) > ANCESTORS_MAX:
@@ -129,18 +170,21 @@ class Jwts:
             expires_ms = min(expires_ms, caller.expires_ms)
         exp = expires_ms // 1000
         if exp * 1000 <= now_ms:
-            raise Unauthenticated("The token has expired.")
+            raise token_expired()
+        jti = self._new_jti(parent, exp)
+        said = list(shown.scopes if scopes is None else scopes)
         claims = Claims(
             iss="clawnet",
             aud="clawnet",
             sub=shown.account,
             world=shown.world,
-            scp=list(shown.scopes if scopes is None else scopes),
+            scp=said,
             iat=now_ms // 1000,
             exp=exp,
-            jti=self._new_jti(parent, exp),
+            jti=jti,
             ptk=parent,
             via=via,
+            meta=Meta(tok=jti, scp=said, via=via),
         )
         return self._signed(claims), claims
 
@@ -212,7 +256,7 @@ class Jwts:
             return None
         parent = self._directory.token(f"tok_{found['parent']}")
         exp = int(found["exp"], 16)
-        if parent is None or not now_ms < exp * 1000 <= now_ms + 2 * TTL_LONGEST_S * 1000:
+        if parent is None or not now_ms < exp * 1000 <= now_ms + AHEAD_MAX_MS:
             return None
         return Transient(
             id=jti,
@@ -258,10 +302,9 @@ class Jwts:
                 f"An account has at most {most} revoked JWTs that still run.",
                 next=f"Revoke {token.parent}, the token they were made from: it ends all of them.",
             )
-        assert token.expires_ms is not None
-        record = RevokedRecord(
-            world=token.world, account=token.account, expires_ms=token.expires_ms
-        )
+        until_ms = token.shown_until_ms or token.expires_ms
+        assert until_ms is not None
+        record = RevokedRecord(world=token.world, account=token.account, expires_ms=until_ms)
         self._remember(token.id, record)
         # Not remove_token(): the directory may have forgotten it, but not what was made from it.
         self._directory.forget_descendants(token.world, token.account, token.id)
@@ -326,7 +369,6 @@ def _invalid() -> Unauthenticated:
 
 def expired() -> Unauthenticated:
     """A JWT is over; its holder can often make another."""
-    return Unauthenticated(
-        "The token has expired.",
-        next="Make a new one from the token it was made from: claw token create --jwt.",
+    return token_expired(
+        next="Make a new one from the token it was made from: claw token create --jwt."
     )

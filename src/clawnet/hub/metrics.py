@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clawnet.hub.features import Row
 from clawnet.ports.log import Indexed
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def render(hub: Hub, *, world: str | None = None) -> str:
         len(session.subscriptions) for peers in hub.sessions.values() for session in peers
     )
     engine = hub.storage.engine
-    rows: list[tuple[str, str, str, float]] = [
+    rows: list[Row] = [
         ("clawnet_ready", "gauge", "1 when the hub takes publishes.", float(hub.is_ready)),
         ("clawnet_published_total", "counter", "Publishes acknowledged.", hub.published),
         ("clawnet_refused_total", "counter", "Publishes refused.", hub.refused),
@@ -47,6 +48,8 @@ def render(hub: Hub, *, world: str | None = None) -> str:
     if isinstance(engine, Indexed):
         text = "Newest events that the indices do not hold yet."
         rows.append(("clawnet_index_lag_events", "gauge", text, engine.index_lag))
+    for feature in hub.features:
+        rows += feature.metrics()
     lines: list[str] = []
     for name, kind, text, value in rows:
         lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {value:g}"]

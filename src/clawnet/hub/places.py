@@ -16,7 +16,7 @@ from clawnet.ports.log import Missing
 
 if TYPE_CHECKING:
     from clawnet.hub.hub import Hub
-    from clawnet.hub.sessions import Subscription
+    from clawnet.hub.subscriptions import Subscription
 
 Place = Since | dict[str, Since]
 
@@ -54,6 +54,31 @@ class Places:
     @staticmethod
     async def resolve(hub: Hub, subscription: Subscription, place: Place) -> list[Gap]:
         """Set a subscription's starting position; returns the gaps to tell."""
+        head = subscription.seq
+        gaps = await Places._resolve(hub, subscription, place)
+        # A copy, here too.
+        for name in sorted(subscription.pastless or ()):
+            since = place.get(name) if isinstance(place, dict) else place
+            if since is not None:
+                gaps += await Places._without_past(hub, subscription, name, since, head)
+        return gaps
+
+    @staticmethod
+    async def _without_past(
+        hub: Hub, subscription: Subscription, name: str, since: Since, head: int
+    ) -> list[Gap]:
+        """Begin at the head where the past may not be read, and tell what is left out."""
+        world, floors = subscription.session.caller.world, subscription.floors
+        asked, _ = await Places.offset(hub, world, name, since)
+        now = await hub.storage.read(lambda log: log.offset_at(world, name, head))
+        asked = max(asked, floors.get(name, 0))
+        if asked >= now:
+            return []
+        floors[name] = now
+        return [Gap(channel=name, first=asked + 1, last=now, oldest=now + 1)]
+
+    @staticmethod
+    async def _resolve(hub: Hub, subscription: Subscription, place: Place) -> list[Gap]:
         world = subscription.session.caller.world
         if not isinstance(place, dict):
             name = subscription.sole_name

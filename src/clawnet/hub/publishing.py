@@ -14,6 +14,7 @@ from clawnet.core import events, payloads
 from clawnet.core.callers import Caller
 from clawnet.core.calls.publishing import (
     BATCH_MAX_EVENTS,
+    DoorPublish,
     Publish,
     PublishBatch,
     Published,
@@ -41,10 +42,12 @@ PublishReply = Callable[[Published | ClawError], None]
 
 VOICES_MAX = 65_536
 OPENINGS_MAX = 16
+ORIGINS_MAX = 1_024
 REPLY_WITHIN_MIN_S = 0.1
 REPLY_WITHIN_MAX_S = 30 * 86_400.0
 
 _log = logging.getLogger(__name__)
+_encode_origin = msgspec.json.Encoder().encode
 
 
 class Companion(Protocol):
@@ -78,6 +81,7 @@ class Publishing:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._voices: dict[tuple[str | None, str], Voice] = {}
+        self._origins: dict[int, tuple[events.Origin, str]] = {}
         self._companions: tuple[Companion, ...] = ()
 
     def accompany(self, companion: Companion) -> None:
@@ -213,6 +217,8 @@ class Publishing:
             events.check_key("correlation_id", correlation, max_chars=events.CORRELATION_MAX_CHARS)
             events.check_key("causation_id", causation, max_chars=events.CORRELATION_MAX_CHARS)
         expect, traceparent = call.expect, call.traceparent
+        if type(call) is DoorPublish and call.origin is not None:
+            opening += self._origin_member(call.origin)
         has_names = key is not None or correlation is not None or causation is not None
         if not has_names and expect is None and traceparent is None:
             # Measured: what is not there and still passed on costs a tenth of a publish.
@@ -242,6 +248,17 @@ class Publishing:
             reply_within_s=None if expect is None else _checked(expect),
             given_identity=identity,
         )
+
+    def _origin_member(self, origin: events.Origin) -> str:
+        """The member `origin`. A connection says the same object with each of its events."""
+        known = self._origins.get(id(origin))
+        if known is None:
+            if len(self._origins) >= ORIGINS_MAX:
+                self._origins.clear()
+            text = f',"origin":{_encode_origin(origin).decode()}'
+            # With the object, so that its id stays its own.
+            known = self._origins[id(origin)] = (origin, text)
+        return known[1]
 
     def _identity(self, caller: Caller, channel: str, key: str | None) -> bytes:
         """By which an event is found again; one of its own if the sender gave no key."""

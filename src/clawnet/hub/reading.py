@@ -57,6 +57,12 @@ class Reading:
             raise BadRequest(
                 f"wait must be 0 to {WAIT_MAX_S:g} seconds.", next="Wait again after the answer."
             )
+        if not self._hub.directory.has_history(channel):
+            # It is kept for who was away for a moment and for consumers, not to be looked up.
+            head = self._hub.storage.engine.channel(caller.world, channel.name)
+            place = None if call.reverse else (head.last if head else 0)
+            nothing = Chunk(b"", 0, 0, 0, True)
+            return await self._page(call, caller, channel.name, nothing, place, [])
         if call.reverse:
             return await self._backwards(call, caller, channel)
         return await self._forwards(call, caller, channel)

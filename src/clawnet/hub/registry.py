@@ -27,6 +27,7 @@ def register_all(hub: Hub) -> None:
     Tracing(hub).register()
     Accounts(hub).register()
     Registration(hub).register()
+    hub.foreign.register()
     hub.attach(Worlds(hub))
     hub.attach(Invitations(hub))
     hub.attach(Tokens(hub))

@@ -45,7 +45,12 @@ class Retention:
         events_max = settings.events_per_channel_max
         if events_max is None and not hub.storage.engine.is_durable:
             events_max = MEMORY_KEEP
-        self._keeping = Keeping(settings, events_max=events_max)
+        self._keeping = Keeping(
+            settings,
+            events_max=events_max,
+            namespaces=hub.settings.channels.namespaces,
+            namespace_of=hub.directory.namespace_name,
+        )
         self._clock = TrustedClock(
             wall_ms=hub.clock.wall_ms(), steady_s=hub.clock.steady_s(), last_trusted_ms=None
         )

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from enum import Enum
+from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,24 +20,21 @@ from clawnet.core.callers import Caller
 from clawnet.core.calls.live import SUBSCRIPTION_CHANNELS_MAX, Subscribe, Subscribed
 from clawnet.core.calls.publishing import Publish, Published
 from clawnet.core.calls.reading import Gap
-from clawnet.core.channels import Channel, canonical, is_pattern, matches, parse, parse_pattern
+from clawnet.core.channels import Channel, canonical, is_pattern, parse, parse_pattern
 from clawnet.core.errors import BadRequest, ClawError, TooManySubscriptions, Unauthenticated
 from clawnet.core.events import place_of, quote_name, seq_of
-from clawnet.core.live import ChunkShape, End, Outlet, Shape
+from clawnet.core.live import ChunkShape, End, LiveShape, Outlet, Shape
 from clawnet.core.rights import (
-    Allowed,
     Coverage,
-    Denied,
     Verb,
     classify,
-    decide,
-    refusal,
     require,
     uncovered,
 )
-from clawnet.hub.covered import Covered
+from clawnet.hub import rechecking
 from clawnet.hub.lanes import Lane
 from clawnet.hub.places import Place, Places
+from clawnet.hub.subscriptions import State, Subscription
 
 if TYPE_CHECKING:
     from clawnet.hub.hub import Hub
@@ -45,85 +42,9 @@ if TYPE_CHECKING:
 CHUNK_EVENTS = 1_000
 """Events per read when catching up: few enough to frame within a turn of the loop."""
 NO_PROGRESS_MAX_S = 10.0
+ENDED_PER_TURN = 256
 
 _log = logging.getLogger(__name__)
-
-
-class State(Enum):
-    CATCHING_UP = "catching_up"
-    LIVE = "live"
-    ENDED = "ended"
-
-
-class Subscription:
-    """What one subscribe request follows, in order of the log."""
-
-    __slots__ = (
-        "__weakref__",
-        "_always",
-        "covered",
-        "exact",
-        "floors",
-        "generation",
-        "number",
-        "offset",
-        "patterns",
-        "seq",
-        "session",
-        "state",
-        "task",
-    )
-
-    def __init__(
-        self, session: Session, number: int, exact: dict[str, Channel], patterns: tuple[str, ...]
-    ) -> None:
-        self.session = session
-        self.number = number
-        self.exact = exact
-        self.patterns = patterns
-        self.state = State.CATCHING_UP
-        self.generation = 0
-        self.seq = 0
-        """Everything up to here has been written to the session."""
-        self.offset: int | None = None
-        """The same as an offset, known while a single channel is followed."""
-        self.floors: dict[str, int] = {}
-        """Offsets at and below which a channel's events stay hidden or were seen before."""
-        self.covered: Covered | None = None
-        """Kept while it catches up."""
-        self.task: asyncio.Task[None] | None = None
-        self._always = self._classified()
-
-    @property
-    def sole_name(self) -> str | None:
-        """The one channel it follows, or None if it follows several."""
-        if len(self.exact) == 1 and not self.patterns:
-            return next(iter(self.exact))
-        return None
-
-    @property
-    def is_always_allowed(self) -> bool:
-        """Whether its patterns need no question channel by channel."""
-        return self._always
-
-    def may_read(self, name: str) -> bool:
-        """Whether its owner may read a channel that one of its patterns covers."""
-        if self._always:
-            return True
-        hub = self.session.hub
-        return isinstance(
-            decide(self.session.caller, Verb.SUBSCRIBE, parse(name), hub.directory), Allowed
-        )
-
-    def reclassify(self) -> None:
-        """Take over the caller's present role and scopes."""
-        self._always = self._classified()
-
-    def _classified(self) -> bool:
-        caller = self.session.caller
-        return bool(self.patterns) and all(
-            classify(caller, pattern) is Coverage.ALL for pattern in self.patterns
-        )
 
 
 class Session:
@@ -143,26 +64,39 @@ class Session:
         "_unsent",
         "aliases",
         "caller",
+        "grace_ms",
         "hub",
         "is_closed",
+        "is_merged",
         "is_paused",
         "is_sole",
         "lane",
+        "noted",
+        "on_rights",
         "outlet",
         "paused_at_s",
         "pending",
         "resumed",
         "shape",
+        "shapes",
         "subscriptions",
     )
 
-    def __init__(self, hub: Hub, caller: Caller, outlet: Outlet, shape: Shape) -> None:
+    def __init__(
+        self, hub: Hub, caller: Caller, outlet: Outlet, shape: Shape, *, is_merged: bool = True
+    ) -> None:
         self.hub = hub
         self.caller = caller
+        self.grace_ms = 0
+        """How long after its token's end it goes on, in which its door takes another."""
         self.outlet = outlet
         self.shape = shape
+        self.shapes: dict[str, Shape] | None = None
+        """Of single channels, where it is not `shape`."""
         self.subscriptions: dict[int, Subscription] = {}
         self.aliases: dict[str, str] = {}
+        self.is_merged = is_merged
+        """Whether what it follows is written in seq order over all channels, or per channel."""
         self.is_sole = True
         self.is_paused = False
         self.is_closed = False
@@ -171,6 +105,10 @@ class Session:
         self.pending = 0
         self.lane: Lane | None = None
         self.resumed: asyncio.Event | None = None
+        self.noted: set[str] | None = None
+        """What else was written that its client has not taken: see rechecking.note()."""
+        self.on_rights: Callable[[str | None], None] | None = None
+        """Told when rights have changed on a name or pattern; None: on anything."""
         self._next_number = 1
         self._unsent = 0
         self._followed = 0
@@ -188,27 +126,9 @@ class Session:
         self.hub.ration.active.add((self.caller.world, self.caller.account))
         exact, patterns, aliases = self._selected(call.channels)
         place = Places.of_call(call, exact, patterns)
-        limit = self.hub.settings.limits.subscriptions_per_session_max
-        if self.caller.is_anonymous:
-            limit = self.hub.settings.channels.anonymous_subscriptions_max
-        if self._followed + len(exact) + len(patterns) > limit:
-            raise TooManySubscriptions(
-                f"A connection follows at most {limit} channels and patterns.", limit=limit
-            )
-        subscription = Subscription(self, self._next_number, exact, patterns)
-        self._next_number += 1
-        self.subscriptions[subscription.number] = subscription
-        self._followed += len(exact) + len(patterns)
-        self._behind.add(subscription)
-        if self.is_sole and (len(self.subscriptions) > 1 or subscription.sole_name is None):
-            self._become_mixed()
-        # Not before: what is live was joined under the names that were used then.
-        for name in exact:
-            self.aliases.pop(name, None)
-        self.aliases.update(aliases)
-        self._set_floors(subscription, exact)
+        subscription = self._begin(exact, patterns, aliases)
         head = self.hub.fanout.position
-        subscription.seq = head
+        subscription.seq = subscription.begun_at = head
         if place is None and not self.is_paused:
             self._go_live(subscription)
         else:
@@ -218,6 +138,48 @@ class Session:
             channels=call.channels,
             cursor=f"{self.hub.log_epoch}-{head}",
         )
+
+    def follow(self, name: str, *, after: int | None = None, shape: Shape | None = None) -> int:
+        """Follow one channel that this session does not follow yet; returns its number.
+
+        `after` is an offset of the channel's present epoch that its door has looked at: what
+        lies behind it is written first. None is from now on. Like subscribe(), it writes
+        nothing within this turn of the loop. For sessions that are not merged; `shape` is how
+        the channel's events look, if not as the session's others. Raises what subscribe() does.
+        """
+        self._refuse_if_closed()
+        assert not self.is_merged, "a merged session has one shape"
+        self.hub.ration.active.add((self.caller.world, self.caller.account))
+        exact, _, aliases = self._selected((name,))
+        subscription = self._begin(exact, (), aliases)
+        canonical_name = next(iter(exact))
+        if shape is not None:
+            self.shapes = self.shapes or {}
+            self.shapes[canonical_name] = shape
+        subscription.seq = self.hub.fanout.position
+        if after is not None:
+            after = max(after, subscription.floors.get(canonical_name, 0))
+            now = self._offset_now(subscription)
+            if now is None or now != after or self.is_paused:
+                subscription.offset = after
+                subscription.seq = 0
+                self._start_catching_up(subscription, None)
+                return subscription.number
+        elif self.is_paused:
+            self._start_catching_up(subscription, None)
+            return subscription.number
+        self._go_live(subscription)
+        return subscription.number
+
+    def reshape(self, name: str, shape: Shape) -> None:
+        """Show a followed channel's events in another shape from now on."""
+        live = [s for s in self.subscriptions.values() if name in s.exact and s.state is State.LIVE]
+        for _ in live:
+            self.hub.fanout.leave(self, name)
+        self.shapes = self.shapes or {}
+        self.shapes[name] = shape
+        for _ in live:
+            self.hub.fanout.join(self, name)
 
     def unsubscribe(self, number: int) -> None:
         """End a subscription. Raises BadRequest if there is none of that number."""
@@ -276,12 +238,11 @@ class Session:
                 self.resumed.set()
 
     def close(self) -> None:
-        """The connection is gone. Idempotent."""
+        """The connection is gone. Idempotent. Of thousands of subscriptions some end each turn."""
         if self.is_closed:
             return
         self.is_closed = True
-        for subscription in list(self.subscriptions.values()):
-            self._end(subscription)
+        self._end_some()
         self.hub.closed(self)
 
     # --- what the hub calls -------------------------------------------------
@@ -293,11 +254,15 @@ class Session:
 
     def look(self, name: str) -> tuple[str, str]:
         """How a channel's events look here: the shape and the alias that was used."""
-        return (self.shape.key, self.aliases.get(name, ""))
+        return (self.shape_of(name).key, self.aliases.get(name, ""))
+
+    def shape_of(self, name: str) -> Shape:
+        """How a channel's events look here but for its name."""
+        return self.shape if self.shapes is None else self.shapes.get(name, self.shape)
 
     def fall_back(self) -> None:
         """Turn every live subscription to catching up from the present position."""
-        if not self.is_paused:
+        if not self.is_paused or self.is_closed:
             return
         for subscription in self.subscriptions.values():
             if subscription.state is State.LIVE:
@@ -306,45 +271,20 @@ class Session:
                 subscription.offset = self._offset_now(subscription)
                 self._start_catching_up(subscription, None)
 
-    def recheck(self, caller: Caller, *, narrowed: str | None) -> None:
+    def recheck(self, caller: Caller, *, narrowed: str | None, widened: str | None = None) -> None:
         """Rights changed: take over the present caller and end what it may no longer follow.
 
-        `narrowed` is the name or pattern on which rights were taken away, None for a widening.
-        Must not be interleaved; when this returns nothing of the revoked is delivered any more.
+        `narrowed` is the name or pattern on which rights were taken away, `widened` that on which
+        they were given; without either it is not known what changed. Must not be interleaved;
+        when this returns nothing of the revoked is delivered any more.
         """
-        self.caller = caller
-        denied: list[tuple[Subscription, str, Denied]] = []
-        for subscription in self.subscriptions.values():
-            subscription.reclassify()
-            self._set_floors(subscription, subscription.exact)
-            for name, channel in subscription.exact.items():
-                decision = decide(caller, Verb.SUBSCRIBE, channel, self.hub.directory)
-                if isinstance(decision, Denied):
-                    denied.append((subscription, name, decision))
-        if denied or (narrowed is not None and self._loses(narrowed)):
-            # Before anything new is queued: what must be taken back is what was there.
-            self.outlet.retract()
-        for subscription, name, why in denied:
-            self._drop(subscription, name, refusal(why, name))
+        rechecking.recheck(self, caller, narrowed=narrowed, widened=widened)
 
-    # --- inside -------------------------------------------------------------
+    def given(self, name: str) -> None:
+        """The door has written events of a channel beside what is followed: an answer."""
+        rechecking.note(self, (name,))
 
-    def _loses(self, narrowed: str) -> bool:
-        """Whether a pattern followed here covers what may not be read any more."""
-        patterns = [p for s in self.subscriptions.values() for p in s.patterns]
-        if is_pattern(narrowed):
-            return bool(patterns)
-        if not any(matches(pattern, narrowed) for pattern in patterns):
-            return False
-        decision = decide(self.caller, Verb.SUBSCRIBE, parse(narrowed), self.hub.directory)
-        return isinstance(decision, Denied)
-
-    def _refuse_if_closed(self) -> None:
-        """What a door had read before the hub ended the session must not act any more."""
-        if self.is_closed:
-            raise Unauthenticated("This connection is over.", next="Connect again.")
-
-    def _drop(self, subscription: Subscription, name: str, error: ClawError) -> None:
+    def drop(self, subscription: Subscription, name: str, error: ClawError) -> None:
         """Take one channel out of a subscription; the last one ends it."""
         if len(subscription.exact) + len(subscription.patterns) == 1:
             self._end(subscription)
@@ -355,6 +295,39 @@ class Session:
         del subscription.exact[name]
         self._followed -= 1
         self.outlet.dropped(subscription.number, self.aliases.get(name, name), error)
+
+    # --- inside -------------------------------------------------------------
+
+    def _begin(
+        self, exact: dict[str, Channel], patterns: tuple[str, ...], aliases: dict[str, str]
+    ) -> Subscription:
+        """A new subscription that is not live yet. Raises TooManySubscriptions."""
+        limit = self.hub.settings.limits.subscriptions_per_session_max
+        if self.caller.is_anonymous:
+            limit = self.hub.settings.channels.anonymous_subscriptions_max
+        if self._followed + len(exact) + len(patterns) > limit:
+            raise TooManySubscriptions(
+                f"A connection follows at most {limit} channels and patterns.", limit=limit
+            )
+        subscription = Subscription(self, self._next_number, exact, patterns)
+        self._next_number += 1
+        self.subscriptions[subscription.number] = subscription
+        self._followed += len(exact) + len(patterns)
+        self._behind.add(subscription)
+        is_several = len(self.subscriptions) > 1 or subscription.sole_name is None
+        if self.is_merged and self.is_sole and is_several:
+            self._become_mixed()
+        # Not before: what is live was joined under the names that were used then.
+        for name in exact:
+            self.aliases.pop(name, None)
+        self.aliases.update(aliases)
+        rechecking.set_floors(self, subscription, exact)
+        return subscription
+
+    def _refuse_if_closed(self) -> None:
+        """What a door had read before the hub ended the session must not act any more."""
+        if self.is_closed:
+            raise Unauthenticated("This connection is over.", next="Connect again.")
 
     def _selected(
         self, channels: tuple[str, ...]
@@ -384,14 +357,6 @@ class Session:
             if canonical(given) != given:
                 aliases[channel.name] = given
         return exact, tuple(dict.fromkeys(patterns)), aliases
-
-    def _set_floors(self, subscription: Subscription, names: Iterable[str]) -> None:
-        """Hide what lies before the offsets from which its owner may read. Floors only rise."""
-        floors = subscription.floors
-        for name in names:
-            decision = decide(self.caller, Verb.READ, parse(name), self.hub.directory)
-            if isinstance(decision, Allowed) and decision.from_offset > 1:
-                floors[name] = max(floors.get(name, 0), decision.from_offset - 1)
 
     def _offset_now(self, subscription: Subscription) -> int | None:
         """The offset of all that was written of a single channel, if it is known at once.
@@ -440,6 +405,12 @@ class Session:
         if self.is_paused:
             self.fall_back()
 
+    def _end_some(self) -> None:
+        for subscription in list(islice(self.subscriptions.values(), ENDED_PER_TURN)):
+            self._end(subscription)
+        if self.subscriptions:
+            asyncio.get_running_loop().call_soon(self._end_some)
+
     def _end(self, subscription: Subscription) -> None:
         if subscription.state is State.LIVE:
             self._leave(subscription)
@@ -451,6 +422,11 @@ class Session:
         self._behind.discard(subscription)
         if self.subscriptions.pop(subscription.number, None) is not None:
             self._followed -= len(subscription.exact) + len(subscription.patterns)
+            if not self.is_closed:
+                rechecking.note(self, (*subscription.exact, *subscription.patterns))
+        if self.shapes is not None:
+            for name in subscription.exact:
+                self.shapes.pop(name, None)
 
     def _start_catching_up(self, subscription: Subscription, place: Place | None) -> None:
         subscription.state = State.CATCHING_UP
@@ -479,8 +455,6 @@ class Session:
         except ClawError as error:
             if subscription.generation == generation:
                 self._end_with(subscription, error)
-        except asyncio.CancelledError:
-            raise
         except Exception:  # the top of a task: the reader must hear of it
             _log.exception("catching up failed")
             if subscription.generation == generation:
@@ -534,6 +508,9 @@ class Session:
                     oldest=missing.last + 1,
                 )
                 self.outlet.gap(subscription.number, self._gap_shown(gap))
+                if subscription.generation != generation:
+                    # Its door ends what has a gap.
+                    return True
         if chunk.count:
             self._write(subscription, chunk.body)
         subscription.seq = max(subscription.seq, chunk.seq)
@@ -552,15 +529,18 @@ class Session:
         if subscription.patterns:
             covered = self.hub.covered(world, subscription)
             if not subscription.is_always_allowed:
-                self._set_floors(subscription, covered)
+                rechecking.set_floors(self, subscription, covered)
             names |= covered
         return frozenset(names)
 
     def _write(self, subscription: Subscription, body: bytes) -> None:
-        shape = self.shape
+        name = subscription.sole_name
+        shape = self.shape if name is None else self.shape_of(name)
+        if isinstance(shape, LiveShape):
+            shape = shape.replayed
         epoch = self.hub.log_epoch.encode()
         lines = body.split(b"\n")
-        if subscription.floors or self.aliases:
+        if subscription.floors or subscription.pastless or self.aliases:
             shown = [self._shown(subscription, line) for line in lines]
             lines = [line for line in shown if line is not None]
             if not lines:
@@ -578,9 +558,12 @@ class Session:
         self.hub.watchers.written(subscription, lines)
 
     def _shown(self, subscription: Subscription, line: bytes) -> bytes | None:
-        """An envelope under the name its reader used; None if it lies below a floor."""
-        _, channel, offset = place_of(line)
+        """An envelope under the name its reader used; None if it is hidden."""
+        seq, channel, offset = place_of(line)
         if offset <= subscription.floors.get(channel, 0):
+            return None
+        hidden = subscription.pastless
+        if hidden and seq <= subscription.begun_at and channel in hidden:
             return None
         alias = self.aliases.get(channel)
         if alias is None:

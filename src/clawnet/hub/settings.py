@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -12,16 +13,66 @@ from clawnet.core.errors import BadConfiguration, ClawError
 from clawnet.core.events import check_types
 from clawnet.core.payloads import DATA_MAX_BYTES
 
+NAMESPACE_MAX_CHARS = 64
+_NAMESPACE = re.compile(rf"[A-Za-z0-9_-]{{0,{NAMESPACE_MAX_CHARS}}}\Z")
+
+Admits = Literal["nobody", "granted", "subscribers", "accounts", "anyone"]
+
 
 class NamespaceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who may publish and read on the free names of a namespace."""
+    """What may be done on the free names of a namespace, and what its readers are told.
+
+    `subscribers` are those who may follow a channel live.
+    """
 
     publish: Annotated[
-        Literal["nobody", "granted", "accounts"], Meta(description="Who may publish there.")
+        Admits,
+        Meta(description='Who may publish there; "anyone" is any account, as nobody else may.'),
     ] = "granted"
     read: Annotated[
-        Literal["nobody", "granted", "accounts", "anyone"], Meta(description="Who may read there.")
+        Literal["nobody", "granted", "accounts", "anyone"],
+        Meta(description="Who may follow its channels live."),
     ] = "granted"
+    history: Annotated[Admits, Meta(description="Who may read what was published.")] = "subscribers"
+    presence: Annotated[Admits, Meta(description="Who may see who is there.")] = "subscribers"
+    user_limited: Annotated[
+        bool,
+        Meta(
+            description="Whether a name that lists users (dialog#42,43) is open to them and to"
+            " nobody else; off: # is a letter like others."
+        ),
+    ] = True
+    history_size: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(
+            description="How many events a channel keeps; 0: its past cannot be read;"
+            " unset: as for all channels."
+        ),
+    ] = None
+    history_ttl_s: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(
+            description="For how many seconds events are kept at least (a little longer where few"
+            " are published); unset: as for all channels."
+        ),
+    ] = None
+    join_leave: Annotated[
+        bool, Meta(description="Whether who asks for it is told who comes and goes.")
+    ] = True
+    force_push_join_leave: Annotated[
+        bool, Meta(description="Whether every subscriber is told who comes and goes.")
+    ] = False
+    force_recovery: Annotated[
+        bool, Meta(description="Whether a subscriber that comes back is given what it missed.")
+    ] = True
+    recovery_mode: Annotated[
+        Literal["stream", "cache"],
+        Meta(description="Whether that is everything it missed, or only the newest event."),
+    ] = "stream"
+    allowed_delta_types: Annotated[
+        list[Literal["fossil"]],
+        Meta(description="How a subscriber may be told of an event as a change to the one before."),
+    ] = []
 
 
 class ChannelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,9 +99,18 @@ class ChannelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         dict[str, NamespaceSettings],
         Meta(
             description="Rules of free channel names, by the part before their first : or ."
-            ' ("" for names without either).'
+            ' ("" for names without one, and for dotted ones where it is not declared).'
         ),
     ] = {}
+
+    def __post_init__(self) -> None:
+        # ValueError, so that msgspec says where in the settings the name stands.
+        for name in self.namespaces:
+            if not _NAMESPACE.match(name):
+                raise ValueError(
+                    f"{ascii(name[:80])} cannot be a namespace: use up to {NAMESPACE_MAX_CHARS}"
+                    " letters, digits, - and _"
+                )
 
 
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

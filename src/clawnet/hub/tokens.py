@@ -25,15 +25,21 @@ from clawnet.core.units import Delete, Put, Unit
 from clawnet.hub.accounts import Accounts, need_account
 from clawnet.hub.directory import Account, Token, Transient
 from clawnet.hub.features import Feature
+from clawnet.hub.jwts import LOGIN_TTL_S
 from clawnet.hub.vault import put
 
 if TYPE_CHECKING:
+    from clawnet.core.events import Draft
     from clawnet.hub.hub import Hub
 
 EVENTS = "system.tokens"
 ADMIN = "admin"
 ADMIN_TOKEN_NAME = "admin-file"
 TOKENS_PER_ACCOUNT_MAX = 100
+LOGIN_NAME = "claw.events"
+"""What the token behind a login is called. No other token can have this name."""
+LOGINS_PER_ACCOUNT_MAX = 20
+"""Of more, the oldest ends."""
 EXPIRES_MAX_S = 10 * 365 * 86_400.0
 NAME_MAX_CHARS = 64
 SWEEP_EVERY_S = 60.0
@@ -84,7 +90,7 @@ class Tokens(Feature):
             hash=hashed,
             world=caller.world,
             account=account,
-            name=_checked_name(call.name),
+            name=_free_name(call.name),
             scopes=list(call.scopes),
             created_ms=now_ms,
             expires_ms=expires_ms,
@@ -126,7 +132,7 @@ class Tokens(Feature):
         living = [
             token
             for token in hub.directory.transients_of(caller.world, account)
-            if token.expires_ms is not None and token.expires_ms > now_ms
+            if token.expires_ms is None or token.expires_ms > now_ms
         ]
         stored = hub.directory.tokens_of(caller.world, account)
         return TokenList(tokens=[self._info(token) for token in (*stored, *living)])
@@ -154,6 +160,7 @@ class Tokens(Feature):
         if token is None:
             # A JWT that was not shown in this run: its name tells whose it is.
             token = hub.jwts.named(call.id, now_ms=hub.retention.now_ms())
+            token = token or hub.foreign.named(call.id)
         is_mine = token is not None and (token.world, token.account) == (caller.world, own)
         is_masters = token is not None and token.world == caller.world and caller.role == "master"
         if token is None or not (is_mine or is_masters):
@@ -275,6 +282,74 @@ async def bootstrap_admin(hub: Hub, known_token: str | None) -> str | None:
         hub.token_revoked("main", ADMIN)
         await hub.change(Delete(f"token/{old.id}"), is_narrowing=True)
     return text
+
+
+async def log_in(
+    hub: Hub, account: Account, caller: Caller, *puts: Put, events: tuple[Draft, ...] = ()
+) -> JwtIssued:
+    """A login as this account: a JWT for a week, from a token that nobody can show.
+
+    That token's secret is thrown away, so that only what was made from it can be used, and ends
+    with it. `puts` and `events` go into the same unit, as those of an account that is new.
+    Under the lock of changes; what proves that the caller is the account is not asked here.
+    """
+    now_ms = hub.retention.now_ms()
+    _, hashed = hub.vault.new_token()
+    token = Token(
+        id=hub.vault.new_id(),
+        hash=hashed,
+        world=account.world,
+        account=account.id,
+        name=LOGIN_NAME,
+        scopes=["*"],
+        created_ms=hub.clock.wall_ms(),
+        expires_ms=now_ms + LOGIN_TTL_S * 1_000,
+    )
+    logins = [t for t in hub.directory.tokens_of(account.world, account.id) if t.name == LOGIN_NAME]
+    logins.sort(key=lambda one: one.expires_ms or 0)
+    over = [one for one in logins if one.expires_ms is not None and one.expires_ms <= now_ms]
+    running = logins[len(over) :]
+    over += running[: max(len(running) + 1 - LOGINS_PER_ACCOUNT_MAX, 0)]
+    await hub.change(
+        *puts,
+        put("token", token.id, token, if_revision=0),
+        *(Delete(f"token/{one.id}") for one in over),
+        events=(*events, hub.note(caller, EVENTS, "token.created", _told(token))),
+    )
+    hub.directory.put_account(account)
+    hub.directory.put_token(token)
+    for one in over:
+        hub.directory.remove_token(one.id)
+    if over:
+        hub.token_revoked(account.world, account.id)
+    holder = hub.directory.caller(token.id)
+    assert holder is not None, "it was put there a moment ago"
+    return login_jwt(hub, holder)
+
+
+def login_jwt(hub: Hub, holder: Caller) -> JwtIssued:
+    """A JWT for as long as a login holds, from the token of `holder`."""
+    now_ms = hub.retention.now_ms()
+    text, claims = hub.jwts.issue(holder, ttl_s=None, scopes=None, now_ms=now_ms, is_login=True)
+    return JwtIssued(
+        token=text,
+        expires=rfc3339(claims.exp * 1000),
+        expires_in_s=round(claims.exp - now_ms / 1000, 3),
+        jti=claims.jti,
+        scopes=claims.scp,
+    )
+
+
+def is_login(hub: Hub, caller: Caller) -> bool:
+    """Whether the caller shows what a login gave it, and not what was made from that."""
+    shown = hub.directory.token(caller.token_id or "")
+    return isinstance(shown, Transient) and not shown.via and shown.name == LOGIN_NAME
+
+
+def _free_name(name: str) -> str:
+    if name == LOGIN_NAME:
+        raise BadRequest(f"Tokens of logins are called {LOGIN_NAME}.", next="Choose another name.")
+    return _checked_name(name)
 
 
 def _checked_name(name: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 import msgspec
 
 from clawnet.core.callers import Caller
-from clawnet.core.errors import Unauthenticated
+from clawnet.core.errors import Unauthenticated, token_expired
 from clawnet.core.units import Put
 from clawnet.hub.directory import (
     Account,
@@ -110,7 +110,7 @@ class Vault:
         if caller.expires_ms is not None and caller.expires_ms <= now_ms:
             if "." in token:
                 raise expired()
-            raise Unauthenticated("The token has expired.")
+            raise token_expired()
         return caller
 
 

@@ -13,7 +13,7 @@ from clawnet.core.calls.consumers import Delivery
 from clawnet.core.channels import matches
 
 if TYPE_CHECKING:
-    from clawnet.hub.sessions import Subscription
+    from clawnet.hub.subscriptions import Subscription
 
 
 class Watcher(Protocol):

@@ -81,6 +81,8 @@ class RecordingOutlet:
     end: End | None = None
     unsent_bytes: int = 0
     """What the hub is told of the transport; a test that needs it sets it."""
+    retracted: int = 0
+    """How often the hub took back what is unsent."""
     _undrained: int = 0
 
     # --- Outlet -------------------------------------------------------------
@@ -111,7 +113,8 @@ class RecordingOutlet:
         self.told.append(f"ended {number}")
 
     def retract(self) -> None:
-        """Nothing is ever queued here."""
+        """Nothing is ever queued here but what a test says."""
+        self.retracted += 1
 
     def dropped(self, number: int, channel: str, error: ClawError) -> None:
         self.drops.append((number, channel, error))

@@ -17,6 +17,8 @@ from clawnet.core.callers import HUB
 from clawnet.core.calls.accounts import AccountKind, CreateAccount, Role
 from clawnet.core.calls.tokens import CreateToken, TokenCreated
 from clawnet.core.errors import Conflict
+from clawnet.doors.centrifugo.door import CentrifugoDoor
+from clawnet.doors.centrifugo.settings import CentrifugoSettings
 from clawnet.doors.connections import Connections
 from clawnet.doors.gate import Gate
 from clawnet.doors.http.app import HttpDoor, build_app
@@ -25,7 +27,7 @@ from clawnet.doors.server import HubServer, ServerSettings
 from clawnet.doors.tls import TlsContext
 from clawnet.doors.wheel import Wheel
 from clawnet.doors.ws.door import PATH, WebSocketDoor
-from clawnet.features import attach_all
+from clawnet.features import FeatureSettings, attach_all
 from clawnet.hub.hub import Hub
 from clawnet.hub.settings import HubSettings
 from clawnet.ports.clock import Clock
@@ -41,6 +43,7 @@ class Running:
     hub: Hub
     server: HubServer
     connections: Connections
+    centrifugo: CentrifugoDoor
     url: str
     ws_url: str
     port: int
@@ -101,6 +104,8 @@ async def running_hub(
     data_dir: Path | None = None,
     clock: Clock | None = None,
     tls: TlsContext | None = None,
+    features: FeatureSettings | None = None,
+    centrifugo: CentrifugoSettings | None = None,
 ) -> AsyncIterator[Running]:
     """Run a hub on a free port of 127.0.0.1 until the block ends.
 
@@ -124,19 +129,23 @@ async def running_hub(
         pepper=b"pepper",
         settings=settings,
     )
-    attach_all(hub)
+    attach_all(hub, features or FeatureSettings(has_timers=False))
     await hub.start()
     gate = Gate(chosen.gate)
     connections = Connections(chosen.connections, Wheel())
     door = WebSocketDoor(hub, connections)
+    centrifugo_door = CentrifugoDoor(hub, connections, centrifugo or CentrifugoSettings())
     seam = Seam(
         gate=gate,
         connections=connections,
-        upgrades={PATH: door.take},
+        upgrades={PATH: door.take, **centrifugo_door.upgrades},
         authenticate=hub.authenticate,
     )
     origins = gate.allowed_origins
-    app = build_app(hub, origins=origins) if make_app is None else make_app(hub)
+    if make_app is None:
+        app = build_app(hub, origins=origins, centrifugo=centrifugo_door)
+    else:
+        app = make_app(hub)
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def stop_accepting() -> None:
@@ -146,6 +155,7 @@ async def running_hub(
 
     async def close() -> None:
         await door.close()
+        await centrifugo_door.close()
         await hub.close()
 
     running_server = HubServer(
@@ -169,6 +179,7 @@ async def running_hub(
         hub=hub,
         server=running_server,
         connections=connections,
+        centrifugo=centrifugo_door,
         url=url,
         ws_url=url.replace("http", "ws", 1) + PATH,
         port=int(url.rpartition(":")[2]),

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from clawnet.core.calls.reading import Gap
 from clawnet.core.errors import Forbidden
 from clawnet.core.live import End
-from clawnet.doors.http.outlet import PIECE_BYTES, StreamOutlet, abort_of
+from clawnet.doors.http.outlet import PIECE_BYTES, StreamOutlet, abort_of, transport_of
 from clawnet.doors.http.routes.streams import LineLook, SseLook
 from clawnet.testing.clocks import FakeClock
 
@@ -210,7 +210,35 @@ def test_the_connection_behind_a_wrapped_send_is_found() -> None:
     transport = SimpleNamespace(abort=lambda: None)
     cycle = RequestResponseCycle.__new__(RequestResponseCycle)
     cycle.transport = transport  # type: ignore[assignment]
-    assert abort_of(cycle.send) is transport.abort  # type: ignore[arg-type]
+    assert transport_of(cycle.send) is transport  # type: ignore[comparison-overlap, arg-type]
     middleware = functools.partial(print, send=cycle.send)
-    assert abort_of(middleware) is transport.abort  # type: ignore[arg-type]
+    assert transport_of(middleware) is transport  # type: ignore[comparison-overlap, arg-type]
+    assert transport_of(Client().send) is None
     assert abort_of(Client().send) is None
+
+
+async def test_what_an_ended_stream_has_not_sent_can_be_taken_back() -> None:
+    made, _ = outlet()
+    client = Client()
+    made.write(b"secret")
+    made.ended(1, Forbidden("over"))
+    assert made.unsent() > 0
+    made.retract()
+    await made.pump(client.receive, client.send, headers=[])
+    assert client.body == b""
+
+
+async def test_what_waits_inside_a_send_is_unsent() -> None:
+    made, _ = outlet()
+    client = Client()
+    pump = asyncio.create_task(made.pump(client.receive, client.send, headers=[]))
+    await turns()
+    client.gate.clear()
+    made.write(b"secret")
+    await turns()
+    assert made.unsent() > 0
+    client.gate.set()
+    await turns()
+    assert made.unsent() == 0
+    client.gone.set()
+    await pump

@@ -475,3 +475,14 @@ async def test_options_says_what_there_is_and_cors_is_off(api: Api) -> None:
     assert not [name for name in answer.headers if name.startswith("access-control")]
     answer = await api.client.get(LOBBY, headers={"Origin": "https://evil.example"})
     assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+async def test_a_body_is_not_decoded_that_is_laden_with_numbers_beside_its_data(api: Api) -> None:
+    """Each takes the decoder 9 µs, and a batch has room for 45,000 of them."""
+    again = ",".join(['"reply_within_s":1e308'] * 400)
+    body = f'{{"data":1,"expect":{{{again}}}}}'
+    headers = {**await api.bearer("alice"), "Content-Type": "application/json"}
+    problem = check_problem(
+        await api.client.post(LOBBY, content=body, headers=headers), 400, "bad_request"
+    )
+    assert "huge numbers" in json.dumps(problem)

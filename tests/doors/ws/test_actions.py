@@ -9,6 +9,8 @@ from websockets.exceptions import InvalidStatus
 from clawnet.core.callers import HUB
 from clawnet.core.calls.consumers import CreateConsumer, Fetch
 from clawnet.core.calls.tokens import RevokeToken
+from clawnet.core.errors import BadRequest
+from clawnet.doors.ws.commands import parse
 from clawnet.testing.running import Running
 from tests.doors.ws.clients import ask, client, closed, hear, say
 
@@ -346,3 +348,11 @@ async def test_a_publish_that_expects_an_answer_is_told_its_correlation(hub: Run
     assert event["event"]["expect"] == {"reply_within_s": 30.0}
     assert "correlation_id" not in named
     assert refused["error"]["code"] == "bad_request"
+
+
+def test_a_message_is_not_decoded_that_is_laden_with_numbers_beside_its_data() -> None:
+    """Each takes the decoder 9 µs, and a frame has room for thousands."""
+    again = ",".join(['"reply_within_s":1e308'] * 400)
+    message = f'{{"action":"publish","channel":"a","data":1,"expect":{{{again}}}}}'
+    with pytest.raises(BadRequest, match="huge numbers"):
+        parse(message.encode())

@@ -9,7 +9,7 @@ from clawnet.core.callers import HUB
 from clawnet.core.calls.tokens import RevokeToken
 from clawnet.doors.connections import ConnectionSettings
 from clawnet.doors.server import ServerSettings
-from clawnet.doors.ws.connection import COMMANDS_PER_TURN
+from clawnet.doors.ws.socket import COMMANDS_PER_TURN
 from clawnet.hub.sessions import Session
 from clawnet.hub.settings import HubSettings, LimitSettings, RetentionSettings
 from clawnet.testing.running import Running, running_hub

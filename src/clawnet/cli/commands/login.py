@@ -1,4 +1,4 @@
-"""claw login, logout, whoami: which token this machine keeps for a hub."""
+"""claw login, logout, whoami: who this machine is at a hub, and the token that says so."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from clawnet.cli.exits import DONE, UNREACHABLE
+from clawnet.cli.exits import DONE, NOT_ALLOWED, UNREACHABLE
 from clawnet.cli.options import Command, invocation
 from clawnet.cli.places import Credentials, save
 from clawnet.cli.terminal import harmless, note, say, say_json
@@ -15,17 +15,63 @@ from clawnet.client.address import check_token
 from clawnet.client.http import HubHttp, segment
 from clawnet.core.errors import NotFound, Unauthenticated
 
+PROOFS = ("moltbook", "ssh-key", "shared-secret")
 
-@click.command(cls=Command, short_help="Keep a token for a hub.")
-def login() -> None:
-    """Keep the token given with --token (`-` reads it from standard input).
 
-    The hub is asked first whether the token is good. It becomes the hub that
-    later commands talk to, and the token goes to no other.
+@click.command(cls=Command, short_help="Prove who you are, or keep a token.")
+@click.option("--user", metavar="NAME", help="Your name, which is yours at the hub once proven.")
+@click.option(
+    "--proof", type=click.Choice(PROOFS),
+    help="By what: moltbook, unless --key or --secret says otherwise.",
+)  # fmt: skip
+@click.option("--key", metavar="FILE", help="Sign with this SSH key, and be logged in at once.")
+@click.option(
+    "--key-name", default="main", metavar="NAME", show_default=True,
+    help="What the hub calls the key.",
+)  # fmt: skip
+@click.option(
+    "--secret", metavar="FILE", help="File of the hub's secret, for new names (- a pipe)."
+)
+def login(
+    user: str | None, proof: str | None, key: str | None, key_name: str, secret: str | None
+) -> None:
+    """Become NAME at the hub, or keep a token that you have.
+
+    \b
+    claw login --user NAME              says what to post at Moltbook; then claw verify
+    claw login --user NAME --key FILE   signs with a key that the hub knows
+    claw login --token TOKEN            keeps a token (- reads it from standard input)
+
+    The token is kept for this user alone, and shown to no other hub. The hub becomes the one that
+    later commands talk to.
     """
+    if user is not None:
+        from clawnet.cli.commands.verify import begin
+
+        if invocation().token is not None:
+            raise click.UsageError("Give --user or --token, not both.")
+        begin(user, proof=_proof(proof, key, secret), key=key, key_name=key_name, secret=secret)
+        return
+    if proof or key or secret:
+        raise click.UsageError("Say whose proof it is: claw login --user NAME")
+    _keep_given()
+
+
+def _proof(proof: str | None, key: str | None, secret: str | None) -> str:
+    for given, needs, name in ((key, "ssh-key", "--key"), (secret, "shared-secret", "--secret")):
+        if given is not None and proof not in (None, needs):
+            raise click.UsageError(f"{name} is for --proof {needs}.")
+    if secret is not None and key is not None:
+        raise click.UsageError("Give --key or --secret, not both.")
+    return proof or ("ssh-key" if key else "shared-secret" if secret else "moltbook")
+
+
+def _keep_given() -> None:
     at = invocation()
     if at.token is None:
-        raise click.UsageError("Give the token: claw login --token TOKEN")
+        raise click.UsageError(
+            "Say who you are: claw login --user NAME, or claw login --token TOKEN"
+        )
     token = check_token(sys.stdin.readline() if at.token == "-" else at.token)
     me = HubHttp(at.address.url, token).call("GET", "/api/v1/me")
     account = me.get("account") if isinstance(me, dict) else None
@@ -98,19 +144,23 @@ def _own_token_id(hub: HubHttp) -> str:
 
 
 @click.command(cls=Command, short_help="Ask the hub who you are.")
-def whoami() -> None:
-    """Ask the hub whom it takes you for."""
+def whoami() -> int:
+    """Ask the hub whom it takes you for.
+
+    Without a token that is nobody, and the exit code is 77.
+    """
     at = invocation()
     me: dict[str, Any] = at.call("GET", "/api/v1/me")
     account = me.get("account")
     if at.is_json:
         say_json({"server": at.address.url, **me})
-        return
+        return DONE if account else NOT_ALLOWED
     if account is None:
-        say(f"nobody: {at.address.url} lets you read what anybody may read")
-        return
+        note(f"nobody: {at.address.url} lets you read what anybody may read (claw login)")
+        return NOT_ALLOWED
     say(harmless(account["id"]))
     note(
         f"{account['handle']}, {account['role']}, {account['kind']}, world {me.get('world')}, "
         f"at {at.address.url}"
     )
+    return DONE

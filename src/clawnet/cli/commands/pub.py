@@ -9,46 +9,26 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from clawnet.cli.options import GLOBAL_FLAGS, GLOBAL_VALUED, Command, invocation
+from clawnet.cli.message import MessageCommand
+from clawnet.cli.options import GLOBAL_VALUED, invocation
 from clawnet.cli.terminal import harmless, say, say_json
-from clawnet.cli.words import nearest, split
 from clawnet.core.errors import ClawError, InvalidData
 
-_VALUED = GLOBAL_VALUED | {
-    "--key",
-    "--type",
-    "--traceparent",
-    "--require",
-    "--timeout",
-    "--expect-reply",
-    "--reply-to",
-}
-_FLAGS = GLOBAL_FLAGS | {"-h", "--help", "--outbox"}
 
-
-class PubCommand(Command):
+class PubCommand(MessageCommand):
     """Tells options from the message by its own rule; see clawnet.cli.words."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        found = split(args, flags=_FLAGS, valued=_VALUED)
-        if found.valueless is not None:
-            raise click.UsageError(f"{found.valueless} needs a value; nothing was published.", ctx)
-        if found.unknown is not None:
-            near = nearest(found.unknown, _FLAGS | _VALUED)
-            raise click.UsageError(
-                f"There is no option {harmless(found.unknown[:80])}; nothing was published."
-                f"{f' Did you mean {near}?' if near else ''} To say it, put -- before text that"
-                " begins with dashes.",
-                ctx,
-            )
-        if found.tail:
-            raise click.UsageError(
-                f"{' '.join(found.tail)} behind the message could be an option or text; nothing "
-                "was published. Put options before the message, or -- before the text.",
-                ctx,
-            )
-        channel = [] if found.channel is None else [found.channel]
-        return super().parse_args(ctx, [*found.options, "--", *channel, *found.words])
+    flags = MessageCommand.flags | {"--outbox"}
+    valued = GLOBAL_VALUED | {
+        "--key",
+        "--type",
+        "--traceparent",
+        "--require",
+        "--timeout",
+        "--expect-reply",
+        "--reply-to",
+    }
+    harm = "nothing was published"
 
 
 @click.command(
@@ -212,18 +192,18 @@ def _answering(event_id: str) -> tuple[str, str, str | None]:
     return chain, str(event["id"]), event.get("traceparent")
 
 
-def read_words(words: tuple[str, ...]) -> str:
+def read_words(words: tuple[str, ...], *, verb: str = "publish") -> str:
     """The message: from the words, or from standard input. Raises InvalidData, UsageError."""
     if words and words != ("-",):
         return _text(" ".join(words).encode(errors="surrogateescape"), "The message")
     if not words and sys.stdin.isatty():
-        raise click.UsageError("There is nothing to publish: give words, or a pipe.")
+        raise click.UsageError(f"There is nothing to {verb}: give words, or a pipe.")
     raw = sys.stdin.buffer.read()
     if not raw and not words:
         # Under cron and the like stdin is empty without anybody having meant it.
         raise InvalidData(
-            "Standard input is empty; nothing was published.",
-            next='Give words, or "" to publish an empty text.',
+            f"Standard input is empty; there is nothing to {verb}.",
+            next=f'Give words, or "" to {verb} an empty text.',
         )
     # echo and here-documents end with a newline that is not part of what is said.
     return _text(raw, "Standard input").removesuffix("\n").removesuffix("\r")

@@ -75,10 +75,12 @@ def revoke(account: str, topic: str, verbs: tuple[str, ...]) -> None:
     answer = at.call("DELETE", "/api/v1/grants", body=body) or {}
     if at.is_json:
         say_json(answer)
-    elif answer.get("changed", True):
-        say(harmless(f"{account} has lost {' and '.join(verbs) or 'all rights'} on {topic}"))
+        return
+    channel = answer.get("channel", topic)
+    if answer.get("changed", True):
+        say(harmless(f"{account} has lost {' and '.join(verbs) or 'all rights'} on {channel}"))
     else:
-        say(harmless(f"{account} had no such rights on {topic}"))
+        say(harmless(f"{account} had no such rights on {channel}"))
 
 
 @click.command(cls=Command, short_help="Make your channel private.")

@@ -8,9 +8,11 @@ import msgspec
 
 Role = Literal["master", "warden", "worker"]
 AccountKind = Literal["agent", "human", "service", "ext"]
-Proof = Literal["operator", "invitation", "dev", "bootstrap"]
+Proof = Literal["operator", "invitation", "dev", "bootstrap", "moltbook", "shared-secret", "jwt"]
 """How an account came to be: a master made it, it redeemed an invitation, it registered itself
-on a hub for development, or it is the hub's first one."""
+on a hub for development, it is the hub's first one, or whoever
+proved to be this name elsewhere (clawnet.features.identity) logged in for the first time, or an
+application's own token named it (jwt)."""
 
 
 class CreateAccount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,6 +68,8 @@ class AccountInfo(msgspec.Struct, frozen=True, kw_only=True):
     proof: Proof = "operator"
     proved: str | None = None
     proved_by: str | None = None
+    subject: str | None = None
+    """Of a foreign user, what its application calls it; told to masters only."""
 
 
 class AccountList(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,6 +31,15 @@ class Revoke(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     verbs: list[Verb] | None = None
 
 
+class Revoked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the account has left on that channel. `changed` is False if it had nothing there."""
+
+    account: str
+    channel: str
+    verbs: list[Verb]
+    changed: bool = True
+
+
 class ListGrants(msgspec.Struct, frozen=True, kw_only=True):
     """Grants the caller gave or was given; a master sees all of the world."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from clawnet.core.events import Expect
+from clawnet.core.events import Expect, Origin
 
 BATCH_MAX_EVENTS = 1_000
 BATCH_MAX_BYTES = 1_048_576
@@ -24,6 +24,12 @@ class Publish(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     causation_id: str | None = None
     traceparent: str | None = None
     expect: Expect | None = None
+
+
+class DoorPublish(Publish, frozen=True, kw_only=True, gc=False):
+    """A Publish of which a door knows more than its sender may say; never decoded from a body."""
+
+    origin: Origin | None = None
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -12,9 +12,16 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from clawnet.core.buckets import Buckets
 from clawnet.core.errors import BadRequest, ClawError, MethodNotAllowed, NotFound
+from clawnet.doors.centrifugo.api import no_such_method
+from clawnet.doors.centrifugo.door import CentrifugoDoor
+from clawnet.doors.centrifugo.routes import ROUTES as CENTRIFUGO
 from clawnet.doors.http.answers import Answer, Plain
 from clawnet.doors.http.body import ClientGone
+from clawnet.doors.http.claw_events.health import Probe
+from clawnet.doors.http.claw_events.routes import ROUTES as CLAW_EVENTS
+from clawnet.doors.http.claw_events.settings import ClawEventsSettings
 from clawnet.doors.http.describe import Routes
 from clawnet.doors.http.documents.place import check_public_url
 from clawnet.doors.http.documents.shelf import Shelf
@@ -110,6 +117,8 @@ ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
     "/metrics": {"GET": health.metrics},
     "/pub/{channel}": {},
     "/sub/{channel}": {"GET": streams.lines},
+    **CLAW_EVENTS,
+    **CENTRIFUGO,
 }
 """Every path but what HOT adds, and the endpoints of its methods. HEAD and OPTIONS follow."""
 
@@ -125,6 +134,8 @@ def build_app(
     hub: Hub,
     *,
     settings: HttpSettings | None = None,
+    claw_events: ClawEventsSettings | None = None,
+    centrifugo: CentrifugoDoor | None = None,
     origins: Collection[str] = (),
     public_url: str | None = None,
     beside: Routes | None = None,
@@ -137,6 +148,8 @@ def build_app(
     return HttpDoor(
         hub,
         settings=settings or HttpSettings(),
+        claw_events=claw_events or ClawEventsSettings(),
+        centrifugo=centrifugo,
         origins=origins,
         public_url=public_url,
         beside=beside,
@@ -161,15 +174,25 @@ class HttpDoor:
         hub: Hub,
         *,
         settings: HttpSettings,
+        claw_events: ClawEventsSettings,
+        centrifugo: CentrifugoDoor | None = None,
         origins: Collection[str] = (),
         public_url: str | None = None,
         beside: Routes | None = None,
     ) -> None:
         self.hub = hub
         self.settings = settings
+        self.claw_events = claw_events
+        self.centrifugo = centrifugo
+        """Its streams and its server API; None where only the hub's own HTTP is served."""
+        self.origins = frozenset(origins)
         self.public_url = None if public_url is None else check_public_url(public_url)
         self.shelf = Shelf(lambda: described(beside or {}))
         self.publishing = Publishing(hub)
+        self.claw_publishes = Buckets(
+            rate_per_s=claw_events.publish_per_s, burst=claw_events.publish_burst
+        )
+        self.probe = Probe(hub)
         self._is_stopping = False
         self._stopped: asyncio.Future[None] | None = None
         routes = [
@@ -240,10 +263,14 @@ class HttpDoor:
         try:
             await self._router(encoded, receive, send)
         except HTTPException:
-            raise NotFound(
-                "There is no such path on this hub.",
-                next="Every path is in /docs; /skill.md and /llms.txt say how to begin.",
-            ) from None
+            request = Request(self, scope, receive, send)
+            told = no_such_method(request, scope["path"]) if scope["method"] == "POST" else None
+            if told is None:
+                raise NotFound(
+                    "There is no such path on this hub.",
+                    next="Every path is in /docs; /skill.md and /llms.txt say how to begin.",
+                ) from None
+            await told(receive, send)
 
 
 class _NotAllowed(Exception):

@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 from starlette.types import Receive
 
+from clawnet.core import payloads
 from clawnet.core.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
 
 CALL_MAX_BYTES = 65_536
@@ -20,6 +21,7 @@ DISCARD_MAX_S = 5.0
 INTEGER_MAX = 2**53 - 1
 
 _MESSAGE_MAX_CHARS = 300
+_SIMPLER = "Send each member once, and no number with an exponent of three digits there."
 
 T = TypeVar("T")
 
@@ -105,6 +107,8 @@ def need_json(headers: Mapping[bytes, bytes]) -> None:
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Decode a body. Raises BadRequest that names the member that does not fit."""
+    if payloads.is_laden(body):
+        raise BadRequest("The body holds too many huge numbers outside of its data.", next=_SIMPLER)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from clawnet.core.calls.reading import Gap
 from clawnet.core.errors import ClawError
 from clawnet.core.live import End
+from clawnet.doors.cutting import cut
 from clawnet.doors.http.answers import Header
 from clawnet.doors.http.request import gone_away
 from clawnet.hub.sessions import Session
@@ -66,8 +67,8 @@ class StreamOutlet:
             self.session.pause()
 
     def unsent(self) -> int:
-        # What waits inside `send` is told by progressed(), piece by piece.
-        return self._size
+        # How much of what waits inside `send` is taken is told by progressed(), piece by piece.
+        return self._size + self._is_sending
 
     def gap(self, number: int, gap: Gap) -> None:
         if not self._is_over:
@@ -84,7 +85,8 @@ class StreamOutlet:
             self._put(self._look.dropped(channel, error))
 
     def retract(self) -> None:
-        if self._is_over or not (self._is_sending or self._parts):
+        # Also of a stream that has ended and is still being read.
+        if not (self._is_sending or self._parts):
             return
         self._parts.clear()
         self._size = 0
@@ -212,9 +214,13 @@ class StreamOutlet:
 
 def abort_of(send: Send) -> Callable[[], None] | None:
     """What drops the connection behind `send`: ASGI has no word for it, uvicorn's cycle has."""
+    transport = transport_of(send)
+    return None if transport is None else functools.partial(cut, transport)
+
+
+def transport_of(send: Send) -> asyncio.Transport | None:
+    """What `send` writes to; None where it is no server of ours."""
     while isinstance(send, functools.partial):
         send = send.keywords.get("send", send.func)  # starlette's CORS middleware wraps so
     cycle = getattr(send, "__self__", None)
-    if isinstance(cycle, RequestResponseCycle):
-        return cycle.transport.abort
-    return None
+    return cycle.transport if isinstance(cycle, RequestResponseCycle) else None

@@ -43,7 +43,9 @@ def _rate_headers(error: RateLimited) -> list[Header]:
     if not isinstance(limit, int | float):
         return []
     wait_s = max(1, math.ceil(error.retry_after_s or 1.0))
+    # A quota is whole: what is less than one in a second is one in so many.
+    quota, window_s = (limit, 1) if limit >= 1 or limit <= 0 else (1, round(1 / limit))
     return [
-        (b"ratelimit-policy", b'"account";q=%d;w=1' % max(1, limit)),
+        (b"ratelimit-policy", b'"account";q=%d;w=%d' % (max(1, quota), window_s)),
         (b"ratelimit", b'"account";r=0;t=%d' % wait_s),
     ]

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from clawnet.core import payloads
 from clawnet.core.callers import Caller
 from clawnet.core.calls.publishing import (
     BATCH_MAX_BYTES,
@@ -98,7 +99,6 @@ _EXPECT = Annotated[
 
 _publish_decoder = msgspec.json.Decoder(PublishBody)
 _batch_decoder = msgspec.json.Decoder(BatchBody)
-_any_decoder = msgspec.json.Decoder()
 
 
 class Publishing:
@@ -270,7 +270,7 @@ def _as_json(raw: bytes) -> bytes:
             "The body is empty.", next="Send the message: curl -d 'hello' …/pub/public.lobby."
         )
     try:
-        _any_decoder.decode(raw)
+        payloads.check(raw)
         return raw
     except RecursionError:
         # It is JSON, and the hub says what is wrong with it.

@@ -149,6 +149,18 @@ def bearer(headers: Mapping[bytes, bytes]) -> str:
     return token.decode("latin-1")
 
 
+def api_key(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """The key of Centrifugo's server API that a request shows; None if it shows none.
+
+    Whoever shows one, right or wrong, means that API, also at a path that others share.
+    """
+    given = headers.get(b"x-api-key")
+    if given is not None:
+        return given.strip()
+    scheme, _, key = headers.get(b"authorization", b"").strip().partition(b" ")
+    return key.strip() if scheme.lower() == b"apikey" else None
+
+
 def traceparent(headers: Mapping[bytes, bytes]) -> str | None:
     """The header traceparent as it came; the hub ignores a malformed one, as W3C demands."""
     given = headers.get(b"traceparent")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from clawnet.core import payloads
 from clawnet.core.calls.consumers import Ack, DeliveryName
 from clawnet.core.calls.live import Subscribe
 from clawnet.core.calls.publishing import Publish
@@ -123,6 +124,8 @@ _decode_id = msgspec.json.Decoder(_OnlyId).decode
 
 def parse(message: bytes) -> Command:
     """Read a message. Raises BadRequest with what is wrong where."""
+    if payloads.is_laden(message):
+        raise BadRequest("The message holds too many huge numbers outside of its data.")
     try:
         return _decode(message)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:

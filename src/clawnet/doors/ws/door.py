@@ -13,6 +13,7 @@ from clawnet.doors.connections import Connections, Standing
 from clawnet.doors.protocol import Refusal, Upgrade, bearer_of
 from clawnet.doors.ws.connection import LiveConnection
 from clawnet.doors.ws.handshake import accept
+from clawnet.doors.ws.socket import SocketConnection
 from clawnet.hub.hub import Hub
 
 PATH = "/api/v1/events/stream"
@@ -28,7 +29,7 @@ class WebSocketDoor:
         self.connections = connections
         self.settings = connections.settings
         self.loop = asyncio.get_running_loop()
-        self._to_flush: list[LiveConnection] = []
+        self._to_flush: list[SocketConnection] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, upgrade: Upgrade) -> LiveConnection | Refusal:
@@ -54,7 +55,7 @@ class WebSocketDoor:
             connection.open(caller)
         return connection
 
-    def flush_soon(self, connection: LiveConnection) -> None:
+    def flush_soon(self, connection: SocketConnection) -> None:
         """Have the connection's answers written, joined, at the end of this turn."""
         if not self._to_flush:
             self.loop.call_soon(self._flush)

@@ -1,6 +1,6 @@
 """Bytes to messages and back: RFC 6455 on the server's side, without any I/O.
 
-Complete, unfragmented, masked text frames below 64 KiB, which is nearly all
+Complete, unfragmented, masked text and binary frames below 64 KiB, which is nearly all
 that ever comes, are taken apart here; everything else is given, frame by
 frame, to the sans-IO protocol of `websockets`, which also makes the replies
 to pings and closes. Measured with 200-byte frames: 0.4 µs here, 5.3 µs there.
@@ -25,6 +25,7 @@ except ImportError:  # a platform without the compiled part
 
 PING = b"\x89\x00"
 _TEXT_FINAL = 0x81
+_BINARY_FINAL = 0x82
 _MASKED = 0x80
 _CONTROL = 0x08
 
@@ -99,13 +100,13 @@ class Reader:
             stop = len(buffer)
         self._at = stop
         if (
-            buffer[at] == _TEXT_FINAL
+            buffer[at] in (_TEXT_FINAL, _BINARY_FINAL)
             and is_acceptable
             and self._fragments is None
             and (self._library is None or self._library.state is OPEN)
         ):
             message = apply_mask(buffer[start:stop], buffer[start - 4 : start])
-            if message.isascii() or _is_utf8(message):
+            if buffer[at] == _BINARY_FINAL or message.isascii() or _is_utf8(message):
                 return message
             self._fail_utf8()
             return Sign.NOTHING
@@ -189,12 +190,17 @@ def text_frame(payload: bytes) -> bytes:
     return _head(len(payload)) + payload
 
 
-def _head(length: int) -> bytes:
+def binary_frame(payload: bytes) -> bytes:
+    """A final, unmasked binary frame."""
+    return _head(len(payload), b"\x82") + payload
+
+
+def _head(length: int, first: bytes = b"\x81") -> bytes:
     if length < 126:
-        return b"\x81%c" % length
+        return b"%b%c" % (first, length)
     if length < 65_536:
-        return b"\x81\x7e" + length.to_bytes(2, "big")
-    return b"\x81\x7f" + length.to_bytes(8, "big")
+        return first + b"\x7e" + length.to_bytes(2, "big")
+    return first + b"\x7f" + length.to_bytes(8, "big")
 
 
 def _is_utf8(message: bytes) -> bool:

@@ -36,7 +36,7 @@ from clawnet.core.times import rfc3339
 from clawnet.core.units import Committed, Delete, Outcome, Put, Unit
 from clawnet.features.inbox.leases import Leases, ago_text
 from clawnet.hub.accounts import need_account
-from clawnet.hub.sessions import State
+from clawnet.hub.subscriptions import State
 
 if TYPE_CHECKING:
     from clawnet.hub.hub import Hub

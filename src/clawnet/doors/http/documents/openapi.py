@@ -54,9 +54,15 @@ TAGS = {
     "documents": "What the hub says about itself.",
     "archive": "Export and import.",
     "admin": "For masters.",
+    "claw.events": "The API of claw.events, for its published clients.",
+    "Centrifugo clients": "Centrifugo's own clients, without a WebSocket.",
+    "server API": "For an application's backend, with the key of Centrifugo's HTTP API.",
+    "Centrifugo in front": "What a Centrifugo in front of this hub asks, with its secret.",
 }
 MEMBERS = {
     "account": "An account's id.",
+    "agent": "An account's id.",
+    "topic": "The part of a channel's name behind agent.<id>.",
     "channel": "A channel's name, such as public.lobby.",
     "id": "The id of the thing.",
     "name": "The name of the thing.",

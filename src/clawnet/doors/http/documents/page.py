@@ -16,6 +16,8 @@ from urllib.parse import urlencode
 Json = dict[str, Any]
 
 _DEPTH_MAX = 4
+_QUERIES = {"channels": "public.lobby", "q": "prices", "key_name": "main"}
+"""What a line to try says for parameters without which it would not work."""
 
 _STYLE = """
 :root{color-scheme:light dark;--fg:#1c2024;--dim:#5b6570;--bg:#fff;--box:#f4f5f7;--line:#dcdfe4;
@@ -194,8 +196,8 @@ def _curl(path: str, method: str, operation: Json, document: Json, url: str) -> 
         if one["in"] == "path":
             usual = "public.lobby" if one["name"] == "channel" else one["name"].upper()
             shown = shown.replace(f"{{{one['name']}}}", one.get("example", usual))
-    required = [one for one in operation["parameters"] if one["in"] == "query"]
-    query = "?channels=public.lobby" if any(one["name"] == "channels" for one in required) else ""
+    names = {one["name"] for one in operation["parameters"] if one["in"] == "query"}
+    query = next((f"?{name}={value}" for name, value in _QUERIES.items() if name in names), "")
     is_stream = "stream" in path or path.startswith("/sub/")
     words = ["curl"]
     words += ["-N"] if is_stream else []

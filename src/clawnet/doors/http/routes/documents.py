@@ -1,17 +1,20 @@
 """What the hub says about itself: public, without a token, with its own URL filled in.
 
-Nothing private is in any of them; the instructions of an account are the exception, and need
-its token.
+Nothing private is in any of them; the instructions name the account whose token is shown.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
+
+from clawnet.core.callers import STRANGER
 from clawnet.core.calls.accounts import Me, MeInfo
+from clawnet.core.calls.identity import ListProofs, ProofList
 from clawnet.core.errors import BadRequest
-from clawnet.core.instructions import WRAPPERS, For, instructions
-from clawnet.doors.http.answers import NO_SNIFF, Answer, Header, Plain, text_answer
+from clawnet.core.instructions import WRAPPERS, For, Limits, instructions
+from clawnet.doors.http.answers import NO_SNIFF, Answer, Header, Plain, json_answer, text_answer
 from clawnet.doors.http.describe import operation
 from clawnet.doors.http.documents.place import public_url
 from clawnet.doors.http.request import Request
@@ -61,10 +64,68 @@ async def llms(request: Request) -> Answer:
     return await _document(request, "llms", _MARKDOWN)
 
 
-@operation(tag="self", answer=str, media_type=_MARKDOWN, query={"for": For})
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """What the instructions say of this hub and of the caller, for whoever writes its own."""
+
+    url: str
+    account: str | None
+    handle: str | None
+    publish_per_s: float | None
+    data_max_bytes: int
+    proofs: list[str]
+
+
+@operation(
+    tag="self",
+    answer=str,
+    media_type=_MARKDOWN,
+    also={_JSON: About},
+    query={"for": For, "format": Literal["text", "json"]},
+    is_public=True,
+)
 async def instruct(request: Request) -> Answer:
-    """The caller's instructions, for its system prompt."""
-    named = request.query("for").text("for")
+    """The caller's instructions, for its system prompt; without a token, how to get an account.
+
+    `format=json` tells what they are made of: url, account, handle, publish_per_s,
+    data_max_bytes, proofs.
+    """
+    query = request.query("for", "format")
+    reader = _reader(query.text("for"))
+    form = query.text("format")
+    if form not in (None, "text", "json"):
+        raise BadRequest(
+            "The parameter format must be text or json.",
+            next="Leave it out for text.",
+            parameter="format",
+        )
+    account = None
+    if b"authorization" in request.headers:
+        me: MeInfo = await request.call(Me(), request.caller())
+        account = me.account
+    settings = request.hub.settings.limits
+    taken: ProofList = await request.call(ListProofs(), STRANGER)
+    about = About(
+        url=public_url(request),
+        account=None if account is None else account.id,
+        handle=None if account is None else account.handle,
+        publish_per_s=settings.publish_per_s if settings.enabled else None,
+        data_max_bytes=settings.data_max_bytes,
+        proofs=taken.proofs,
+    )
+    if form == "json":
+        return json_answer(about)
+    text = instructions(
+        url=about.url,
+        account=about.account,
+        handle=about.handle,
+        reader=reader,
+        limits=Limits(about.publish_per_s, about.data_max_bytes),
+        proofs=about.proofs,
+    )
+    return text_answer(text, media_type=_MARKDOWN.encode())
+
+
+def _reader(named: str | None) -> For | None:
     readers: dict[str | None, For | None] = {str(one): one for one in WRAPPERS if one}
     reader = None if named is None else readers.get(named)
     if named is not None and reader is None:
@@ -73,15 +134,7 @@ async def instruct(request: Request) -> Answer:
             next="Leave it out for plain text.",
             parameter="for",
         )
-    me: MeInfo = await request.call(Me(), request.caller())
-    account = me.account
-    text = instructions(
-        url=public_url(request),
-        account=None if account is None else account.id,
-        handle=None if account is None else account.handle,
-        reader=reader,
-    )
-    return text_answer(text, media_type=_MARKDOWN.encode())
+    return reader
 
 
 def _page_headers(policy: str) -> tuple[Header, ...]:

@@ -11,9 +11,9 @@ from clawnet.core.calls.grants import (
     GrantList,
     ListGrants,
     Revoke,
+    Revoked,
     Verb,
 )
-from clawnet.core.calls.tokens import Done
 from clawnet.core.errors import BadRequest
 from clawnet.doors.http.answers import Answer, json_answer
 from clawnet.doors.http.describe import operation
@@ -49,7 +49,7 @@ async def give(request: Request) -> Answer:
     body=Revoke,
     example=_EXAMPLE,
     is_body_optional=True,
-    answer=Done,
+    answer=Revoked,
     query={"account": str, "channel": str, "verbs": str},
 )
 async def revoke(request: Request) -> Answer:
