@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks import (
     machine,
     rows_centrifugo,
+    rows_chat,
     rows_cli,
     rows_fanout,
     rows_filters,
@@ -33,6 +34,7 @@ GROUPS: dict[str, Callable[[Plan], list[Row]]] = {
     "publish": rows_publish.rows,
     "idle": rows_idle.rows,
     "centrifugo": rows_centrifugo.rows,
+    "chat": rows_chat.rows,
     "stored": rows_stored.rows,
 }
 

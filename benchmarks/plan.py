@@ -24,6 +24,8 @@ class Plan:
     idle_connections: int
     idle_s: float
     comers: int  # clients of the Centrifugo door that connect as fast as they can
+    chat_s: float
+    fleet_s: float
     filters: int
     cold_starts: int
     began: float = field(default_factory=time.monotonic)
@@ -44,6 +46,8 @@ class Plan:
             idle_connections=10_000,
             idle_s=10.0,
             comers=10_000,
+            chat_s=2.0,
+            fleet_s=20.0,
             filters=10_000,
             cold_starts=10,
         )
@@ -64,6 +68,8 @@ class Plan:
             idle_connections=1_000,
             idle_s=3.0,
             comers=2_000,
+            chat_s=1.0,
+            fleet_s=10.0,
             filters=10_000,
             cold_starts=3,
         )

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from dataclasses import replace
 from statistics import median
-from typing import Any
 
 from benchmarks import load
 from benchmarks.peers import Missing, Server, start
@@ -49,35 +48,24 @@ def rows(plan: Plan) -> list[Row]:
     return _rows(plan, values, notes)
 
 
-def _run(
-    plan: Plan, kind: str, server: Server, notes: list[str], **job: Any
-) -> dict[str, Any] | None:
-    try:
-        return load.run(kind, server, **job)
-    except load.LoadFailed as error:
-        notes.append(str(error))
-        plan.say(str(error))
-        return None
-
-
 def _fan_out(plan: Plan, name: str, server: Server, values: Values, notes: list[str]) -> None:
     phases = [
         {"mode": "single", "seconds": plan.phase_s},
         {"mode": "pipelined", "seconds": plan.phase_s, "window": WINDOW},
     ]
     for crowd in plan.crowds:
-        result = _run(plan, "fanout", server, notes, subscribers=crowd, phases=phases)
+        result = load.run_or_note(plan, "fanout", server, notes, subscribers=crowd, phases=phases)
         for done in result["phases"] if result else ():
             cpu_s = max(done["server_cpu_s"], 0.01)  # the kernel counts in such steps
             values["fanout", name, str(crowd), done["mode"]].append(done["deliveries"] / cpu_s)
 
 
 def _come_and_go(plan: Plan, number: int, server: Server, values: Values, notes: list[str]) -> None:
-    came = _run(plan, "connects", server, notes, clients=plan.comers, topic="comers")
+    came = load.run_or_note(plan, "connects", server, notes, clients=plan.comers, topic="comers")
     if came is not None:
         values["connects", "wall"].append(came["clients"] / came["wall_s"])
         values["connects", "cpu"].append(came["clients"] / max(came["server_cpu_s"], 0.01))
-    back = _run(
+    back = load.run_or_note(
         plan, "recover", server, notes, clients=RECOVERING, missed=MISSED, topic=f"back{number}"
     )
     if back is not None:
@@ -94,7 +82,7 @@ def _idle(plan: Plan, values: Values, notes: list[str]) -> None:
         notes.append(str(reason))
         return
     try:
-        result = _run(
+        result = load.run_or_note(
             plan,
             "idle",
             replace(server, wire="centrifugo"),

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.machine import cores, pin
 from benchmarks.peers.server import Server
+from benchmarks.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 RUN_MAX_S = 1200.0
@@ -37,3 +38,15 @@ def run(kind: str, server: Server, **job: Any) -> dict[str, Any]:
         raise LoadFailed(f"{kind} against {server.name}: {done.stderr.strip()[-600:]}")
     result: dict[str, Any] = json.loads(done.stdout)
     return result
+
+
+def run_or_note(
+    plan: Plan, kind: str, server: Server, notes: list[str], **job: Any
+) -> dict[str, Any] | None:
+    """run(); a load that failed becomes a note of the row."""
+    try:
+        return run(kind, server, **job)
+    except LoadFailed as error:
+        notes.append(str(error))
+        plan.say(str(error))
+        return None

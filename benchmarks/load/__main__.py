@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.load import fanout, idle, publish, reconnect, replay
+from benchmarks.load import chat, fanout, idle, publish, reconnect, replay
 from benchmarks.machine import raise_file_limit
 
 KINDS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -17,6 +17,9 @@ KINDS: dict[str, Callable[..., dict[str, Any]]] = {
     "idle": idle.idle,
     "connects": reconnect.connects,
     "recover": reconnect.recover,
+    "chat": chat.chat,
+    "fleet": chat.fleet,
+    "tasks": chat.tasks,
 }
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from benchmarks.peers.server import Missing, Server, free_port, spawn
 
 # Rates are what is measured, so the limits on rates are off; rights stay on.
 ENVIRONMENT = {"CLAWNET_LIMITS_ENABLED": "false"}
+SECRET = "benchmarks enrol with this"
 
 
 def start_memory(folder: Path) -> Server:
@@ -22,8 +24,18 @@ def start_sqlite(folder: Path) -> Server:
     return start(folder, engine="sqlite")
 
 
-def start(folder: Path, *, engine: str) -> Server:
-    """Run a hub on `folder/data`; data that is there already is served again."""
+def start_for_agents(folder: Path, *, engine: str) -> Server:
+    """A hub whose token is a secret by which agents enrol, as workers and as masters."""
+    folder.mkdir(parents=True, exist_ok=True)
+    more = {"CLAWNET_SECRET": SECRET, "CLAWNET_FLEET_SECRET_ROLES": "worker,master"}
+    return replace(start(folder, engine=engine, more=more), wire="c2cp", token=SECRET)
+
+
+def start(folder: Path, *, engine: str, more: Mapping[str, str] | None = None) -> Server:
+    """Run a hub on `folder/data`; data that is there already is served again.
+
+    `more` goes into its environment.
+    """
     port = free_port()
     data = folder / "data"
     server = spawn(
@@ -32,7 +44,7 @@ def start(folder: Path, *, engine: str) -> Server:
         wire="hub",
         port=port,
         folder=folder,
-        environment=ENVIRONMENT,
+        environment={**ENVIRONMENT, **(more or {})},
     )
     return replace(server, token=admin_token(data))
 

@@ -1,17 +1,17 @@
 // A Socket.IO relay that keeps its messages in a JSON file, the way small chat
 // relays do: the last 1,000 messages of a room are rewritten as one file for
 // each message, then the message is broadcast. No fsync: the file survives the
-// process, not the machine. Usage: json_relay.js PORT FOLDER
+// process, not the machine. Usage: json_relay.js PORT FOLDER [KEPT]
 import { Server } from "socket.io";
-import { writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { join } from "node:path";
 
-const KEPT_MAX = 1000;
+const KEPT_MAX = Number(process.argv[4] ?? 1000);
 const http = createServer();
 const io = new Server(http, { transports: ["websocket"], pingInterval: 600_000 });
 const file = join(process.argv[3], "messages.json");
-const messages = [];
+const messages = existsSync(file) ? JSON.parse(readFileSync(file)) : [];
 
 io.on("connection", (socket) => {
   socket.on("sub", (done) => {

@@ -1,14 +1,17 @@
 """The node servers: `ws`, `socket.io`, and a Socket.IO relay that keeps a JSON file."""
 
 import functools
+import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.peers.server import Missing, Server, free_port, spawn
 
 HERE = Path(__file__).parent
 INSTALL_MAX_S = 120.0
+STORED_TEXT_CHARS = 185
 
 
 def start_ws(folder: Path) -> Server:
@@ -26,9 +29,23 @@ def start_json_relay(folder: Path) -> Server:
     return _start(folder, name="JSON-file relay", wire="socketio", script="json_relay.js")
 
 
-def _start(folder: Path, *, name: str, wire: str, script: str) -> Server:
+def start_full_json_relay(folder: Path, *, stored: int) -> Server:
+    """The same, keeping so many messages, and there are as many."""
+    folder.mkdir(parents=True, exist_ok=True)
+    message = {
+        "ts": "2026-01-01T10:00:00.000Z",
+        "sender": "x" * 20,
+        "data": {"n": 1, "text": "x" * STORED_TEXT_CHARS},
+    }
+    (folder / "messages.json").write_text(json.dumps([message] * stored, separators=(",", ":")))
+    return _start(
+        folder, name="JSON-file relay", wire="socketio", script="json_relay.js", words=[str(stored)]
+    )
+
+
+def _start(folder: Path, *, name: str, wire: str, script: str, words: Sequence[str] = ()) -> Server:
     port = free_port()
-    command: list[str | Path] = [program(), HERE / script, str(port), folder]
+    command: list[str | Path] = [program(), HERE / script, str(port), folder, *words]
     return spawn(command, name=name, wire=wire, port=port, folder=folder)
 
 

@@ -1,3 +1,3 @@
 """Clawnet: the nervous system of a group of AI agents. One durable log, many doors."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

@@ -8,15 +8,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import clawnet
+from tests.forked import start
 
-CLAW = [sys.executable, "-m", "clawnet.cli.main"]
+STARTED = (sys.executable, "-m", "clawnet.cli.main")
+CLAW = [*STARTED]
 PATIENCE_S = 20.0
 
 
@@ -40,17 +42,14 @@ class Program:
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         """Run to the end. Without `stdin` it is /dev/null."""
-        source: dict[str, Any] = (
-            {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
-        )
-        return subprocess.run(
-            [*CLAW, *arguments],
-            capture_output=True,
-            timeout=timeout,
-            env={**self.environment, **(env or {})},
-            check=False,
-            **source,
-        )
+        source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
+        with self._begin(arguments, stdin=source, env=env) as process:
+            try:
+                out, err = process.communicate(stdin, timeout)
+            except BaseException:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def ok(
         self, *arguments: str, stdin: bytes | None = None, env: Mapping[str, str] | None = None
@@ -85,15 +84,20 @@ class Program:
         self, *arguments: str, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         """Start it, with pipes; end() ends it if the test does not."""
-        process = subprocess.Popen(
-            [*CLAW, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**self.environment, **(env or {})},
-        )
+        process = self._begin(arguments, stdin=subprocess.DEVNULL, env=env)
         self._started.append(process)
         return process
+
+    def _begin(
+        self, arguments: Sequence[str], *, stdin: int, env: Mapping[str, str] | None
+    ) -> subprocess.Popen[bytes]:
+        environment = {**self.environment, **(env or {})}
+        pipe = subprocess.PIPE
+        if tuple(CLAW) == STARTED:
+            main = "clawnet.cli.main:main"
+            return start(main, arguments, env=environment, stdin=stdin, stdout=pipe, stderr=pipe)
+        words = [*CLAW, *arguments]
+        return subprocess.Popen(words, env=environment, stdin=stdin, stdout=pipe, stderr=pipe)
 
     def end(self) -> None:
         """End what still runs and close every pipe, also after a test that failed half way."""

@@ -78,11 +78,11 @@ def _install() -> None:
 
 
 class Node:
-    """`client.mjs` as a process; holds any number of clients."""
+    """`client.mjs`, or another such script, as a process; holds any number of clients."""
 
-    def __init__(self) -> None:
+    def __init__(self, script: str = "client.mjs") -> None:
         self._process = subprocess.Popen(
-            [node(), str(HERE / "client.mjs")],
+            [node(), str(HERE / script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=HERE,

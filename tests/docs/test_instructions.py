@@ -9,6 +9,7 @@ import shlex
 from typing import Any
 
 import click
+import httpx
 import pytest
 
 from clawnet.cli.main import COMMANDS, claw, main
@@ -161,6 +162,37 @@ def test_every_command_line_of_the_skill_is_one_that_the_program_has() -> None:
     assert len(found) >= 10
     for line in found:
         parsed(shlex.join(shlex.split(line, comments=True)))
+
+
+async def test_an_agent_that_read_only_the_skill_chats_and_does_a_task() -> None:
+    from clawnet.doors.http.documents.skill import render
+
+    async with place() as at:
+        bob = await at.running.token("bob")
+        text = render(at.running.url)
+        told = text[text.index("## Chat") : text.index("## Channels")]
+        assert await at.claw(["room", "join", "den"], as_="bob") == 0
+        given = await at.works(
+            "POST", "/api/v1/tasks", json={"to": "bob", "command": "work"}, as_="root"
+        )
+        task = given["tasks"][0]
+        calls = re.findall(
+            r"^curl -H \S+ \S+ \$TOKEN\" (-X POST )?'?(\S+?)'?(?: \\\n  --json '(.*)')?$",
+            told,
+            re.M,
+        )
+        assert len(calls) == told.count("curl -H") == 5
+        async with httpx.AsyncClient(trust_env=False) as client:
+            for is_post, url, body in calls:
+                answer = await client.request(
+                    "POST" if is_post or body else "GET",
+                    url.replace("TASK_ID", task["task_id"]),
+                    content=body.replace("FENCE", str(task["fence"])) or None,
+                    headers={"authorization": f"Bearer {bob}", "content-type": "application/json"},
+                )
+                assert answer.is_success, (url, answer.text)
+        path = f"/api/v1/tasks/{task['task_id']}"
+        assert (await at.works("GET", path, as_="root"))["status"] == "completed"
 
 
 def test_every_command_that_an_errors_advice_names_is_one_that_the_program_has() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "security.md"
 CITED = sorted(set(re.findall(r"`(tests/[a-z0-9_/]+\.py)(?:::([a-z0-9_]+))?`", PAGE.read_text())))
@@ -16,10 +14,14 @@ def test_the_page_cites_tests() -> None:
     assert len(CITED) > 40
 
 
-@pytest.mark.parametrize(("file", "name"), CITED, ids="::".join)
-def test_what_the_page_cites_is_there(file: str, name: str) -> None:
-    source = (ROOT / file).read_text()
-    assert f"def {name}(" in source if name else "def test_" in source
+def test_what_the_page_cites_is_there() -> None:
+    sources = {file: (ROOT / file).read_text() for file, _ in CITED if (ROOT / file).is_file()}
+    missing = [
+        f"{file}::{name}"
+        for file, name in CITED
+        if (f"def {name}(" if name else "def test_") not in sources.get(file, "")
+    ]
+    assert missing == []
 
 
 def test_every_row_of_a_table_follows_one() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from clawnet.core.units import Put, Unit
 from clawnet.engines.memory import MemoryEngine
-from clawnet.testing.chain_suite import ChainSuite, TrimSuite
+from clawnet.testing.chain_suite import BlankSuite, ChainSuite, TrimSuite
 from clawnet.testing.clocks import FakeClock, FakeRandomness
 from clawnet.testing.drafts import WORLD, publish
 from clawnet.testing.log_suite import LogSuite, StateSuite, committed, stored
@@ -46,6 +46,10 @@ class TestMemoryChains(ChainSuite):
 
 
 class TestMemoryTrims(TrimSuite):
+    pass
+
+
+class TestMemoryBlanks(BlankSuite):
     pass
 
 

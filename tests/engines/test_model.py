@@ -64,6 +64,7 @@ units = st.builds(
     Unit,
     drafts=st.lists(drafts, max_size=4).map(tuple),
     changes=st.lists(changes, max_size=2).map(tuple),
+    blanks=st.lists(st.integers(-1, 40), max_size=2).map(tuple),
 )
 limits = st.integers(1, 8)
 sizes = st.sampled_from((1, 1_000, 1_048_576))

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from clawnet.core.units import Unit
 from clawnet.engines.sqlite import SqliteEngine
-from clawnet.testing.chain_suite import ChainSuite, TrimSuite
-from clawnet.testing.log_suite import LogSuite, StateSuite
+from clawnet.testing.chain_suite import BlankSuite, ChainSuite, TrimSuite
+from clawnet.testing.drafts import publish
+from clawnet.testing.log_suite import LogSuite, StateSuite, committed, stored
 from tests.engines.sqlite_storage import SqliteStorage
 
 
@@ -18,7 +20,7 @@ def storage(tmp_path: Path) -> Iterator[SqliteStorage]:
     storage.close()
 
 
-class EngineSuite(LogSuite, ChainSuite, TrimSuite):
+class EngineSuite(LogSuite, ChainSuite, TrimSuite, BlankSuite):
     """All promises of the log."""
 
     __test__ = False
@@ -74,3 +76,17 @@ class TestSqliteLogWithoutIndex(EngineSuite):
         storage = SqliteStorage(tmp_path, kind=ScanningEngine)
         yield storage
         storage.close()
+
+
+def test_what_was_blanked_is_in_no_file_any_more(storage, tmp_path):
+    engine = storage.open()
+    secret = "only-for-your-eyes-" * 500
+    stored(engine, publish(data=f'"{secret}"'), publish(data='"short-secret"'))
+    committed(engine, Unit(blanks=(1, 2)))
+    storage.close()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.name == "log.db" for path in files)
+    for path in files:
+        raw = path.read_bytes()
+        assert b"only-for-your-eyes" not in raw, path
+        assert b"short-secret" not in raw, path

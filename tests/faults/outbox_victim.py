@@ -35,5 +35,10 @@ async def run(url: str, token: str, path: Path, turn: int) -> None:
         await asyncio.gather(*(writer(channel) for channel in CHANNELS))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Enqueue until killed."""
     asyncio.run(run(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from random import Random
 
@@ -16,14 +16,17 @@ from clawnet.core.events import Event, Existing
 from clawnet.core.units import Committed
 from tests.faults.kill import Diary, Position
 from tests.faults.victim import CHANNEL, STATE_KEY, WORLD, open_engine, size_of, unit
+from tests.forked import start
 
 ROOT = Path(__file__).parents[2]
 
 
 def run_and_kill(folder: Path, *, first: int, acks: int) -> list[str]:
     """Let a victim acknowledge `acks` units, kill it in what it does next; all it told."""
-    victim = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.victim", str(folder), str(first)],
+    victim = start(
+        "tests.faults.victim:main",
+        [str(folder), str(first)],
+        env=os.environ,
         cwd=ROOT,
         stdout=subprocess.PIPE,
     )

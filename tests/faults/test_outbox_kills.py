@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +16,7 @@ from clawnet.client import Client
 from clawnet.client.outbox_store import Store
 from tests.cli.program import HubProcess, Program, running_hub
 from tests.faults.outbox_victim import CHANNELS
+from tests.forked import start
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,9 +25,13 @@ Told = dict[str, set[tuple[int, int]]]
 
 def run_and_kill(hub: HubProcess, token: str, path: Path, turn: int, random: Random) -> list[str]:
     """Let a victim keep some events, kill it in what it does next; all it told."""
-    command = [sys.executable, "-m", "tests.faults.outbox_victim", hub.url, token, str(path)]
-    victim = subprocess.Popen(
-        [*command, str(turn)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    victim = start(
+        "tests.faults.outbox_victim:main",
+        [hub.url, token, str(path), str(turn)],
+        env=os.environ,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert victim.stdout is not None
     assert victim.stderr is not None

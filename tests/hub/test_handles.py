@@ -82,6 +82,8 @@ async def take(rig: HubRig, caller: Caller, handle: str) -> str:
         ("ｒｏｏｔ", "reserved"),
         ("r00t", "reserved"),
         ("adm1n", "reserved"),
+        ("al1", "reserved"),
+        ("-a11-", "reserved"),
         ("AdmIn", "reserved"),
         ("-admin_", "reserved"),
         ("vvarden", "reserved"),
@@ -108,7 +110,7 @@ async def test_what_deceives_is_refused(
     "handle",
     [
         "Mia M.", "zoë", "José", "Иван", "Δήμητρα", "漢字kanji", "カタカナ-7", "한국어 bot", "नमस्ते",
-        "שלום", "Nguyễn", "agent 🦞", "x", "7", "O'Neill", "中文ㄅㄆ", "ﬁne", "ß" * 32,
+        "שלום", "Nguyễn", "agent 🦞", "x", "7", "a11", "O'Neill", "中文ㄅㄆ", "ﬁne", "ß" * 32,
     ],
     ids=ascii,
 )  # fmt: skip

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from clawnet.core.callers import Caller
+from clawnet.core.calls.chat import SetStatus
 from clawnet.core.calls.presence import ReadPresence
-from clawnet.core.errors import BadRequest, Forbidden, Unauthenticated
+from clawnet.core.errors import BadRequest, Conflict, Forbidden, Unauthenticated
 from clawnet.hub import presence
 from clawnet.testing.hubs import HubRig, session_of
 from clawnet.testing.outlets import RecordingOutlet
@@ -270,3 +271,115 @@ async def test_an_account_of_another_world_with_the_same_id_wakes_nobody(
     rig.hub.ration.take_call(msgspec.structs.replace(ada, world="other"))
     await rig.clock.pass_time(2)
     assert (await present(rig, bob))["ada"] == "idle"
+
+
+# --- by one's own word ------------------------------------------------------
+
+
+def told(outlet: RecordingOutlet) -> list[tuple[str, str, str | None]]:
+    found = [(c["account"], c["status"], c.get("text")) for d in outlet.data for c in d["changes"]]
+    outlet.frames.clear()
+    return found
+
+
+async def say(rig: HubRig, caller: Caller, status: Any, text: str | None = None) -> Any:
+    return await rig.hub.call(SetStatus(status=status, text=text), caller=caller)
+
+
+async def test_who_says_that_it_is_idle_is_idle_until_it_does_something(
+    rig: HubRig, watcher: RecordingOutlet, ada: Caller, bob: Caller
+) -> None:
+    rig.connect(ada)
+    await rig.clock.pass_time(2)
+    told(watcher)
+    # What it did a moment before does not wake it.
+    await rig.hub.call(ReadPresence(), caller=ada)
+    info = await say(rig, ada, "idle", "  at lunch ")
+    assert (info.account, info.status, info.text) == ("ada", "idle", "at lunch")
+    await rig.clock.pass_time(5)
+    assert told(watcher) == [("ada", "idle", "at lunch")]
+    [found] = [one for one in (await rig.hub.call(ReadPresence(), caller=bob)).accounts
+               if one.account == "ada"]  # fmt: skip
+    assert (found.status, found.text) == ("idle", "at lunch")
+    await rig.publish(ada, "public.lobby", 2)
+    await rig.clock.pass_time(2)
+    assert told(watcher) == [("ada", "online", None)]
+    assert rig.hub.presence.text("main", "ada") is None
+
+
+async def test_a_text_alone_is_told_and_stays_through_idleness_and_ends_with_being_there(
+    rig: HubRig, watcher: RecordingOutlet, ada: Caller
+) -> None:
+    outlet = rig.connect(ada)
+    await rig.clock.pass_time(2)
+    told(watcher)
+    await say(rig, ada, "online", "reviewing")
+    await rig.clock.pass_time(2)
+    assert told(watcher) == [("ada", "online", "reviewing")]
+    await say(rig, ada, "online", "reviewing")
+    await rig.clock.pass_time(2)
+    assert told(watcher) == []
+    await rig.clock.pass_time(301)
+    assert ("ada", "idle", "reviewing") in told(watcher)
+    await say(rig, ada, "online", "")
+    await rig.clock.pass_time(2)
+    assert told(watcher) == [("ada", "online", None)]
+    await say(rig, ada, "idle", "gone")
+    session_of(outlet).close()
+    await rig.clock.pass_time(13)
+    assert told(watcher)[-1] == ("ada", "offline", None)
+    rig.connect(ada)
+    await rig.clock.pass_time(2)
+    assert told(watcher) == [("ada", "online", None)]
+
+
+@pytest.mark.parametrize("text", ["x" * 201, "a\nb", "\x1b[31m", "\u202eabc"])
+async def test_a_text_that_cannot_be_shown_is_refused(rig: HubRig, ada: Caller, text: str) -> None:
+    rig.connect(ada)
+    with pytest.raises(BadRequest):
+        await say(rig, ada, "idle", text)
+    assert rig.hub.presence.status("main", "ada") == "online"
+
+
+async def test_who_is_not_there_has_no_status_to_choose(rig: HubRig, ada: Caller) -> None:
+    with pytest.raises(Conflict) as caught:
+        await say(rig, ada, "idle")
+    assert caught.value.facts["reason"] == "offline"
+    with pytest.raises(Unauthenticated):
+        await say(rig, rig.hub.anonymous(is_local=True), "idle")
+
+
+async def test_followers_are_called_for_what_is_told_and_a_defect_of_one_harms_no_other(
+    rig: HubRig, watcher: RecordingOutlet, ada: Caller
+) -> None:
+    seen: list[tuple[str, str, str]] = []
+
+    def broken(world: str, account: str, status: str) -> None:
+        raise RuntimeError(account)
+
+    rig.hub.presence.follow(broken)
+    rig.hub.presence.follow(lambda *one: seen.append(one))
+    outlet = rig.connect(ada)
+    await rig.clock.pass_time(2)
+    # A return within ten seconds is told to nobody.
+    for _ in range(3):
+        session_of(outlet).close()
+        await rig.clock.pass_time(9)
+        outlet = rig.connect(ada)
+    await say(rig, ada, "idle")
+    await rig.clock.pass_time(2)
+    session_of(outlet).close()
+    await rig.clock.pass_time(13)
+    assert seen == [("main", "ada", status) for status in ("online", "idle", "offline")]
+
+
+async def test_the_newer_connection_of_an_agent_stays_there_when_the_older_one_is_ended(
+    rig: HubRig, watcher: RecordingOutlet, ada: Caller
+) -> None:
+    older = rig.connect(ada)
+    await rig.clock.pass_time(2)
+    rig.connect(ada)
+    session_of(older).close()
+    await rig.clock.pass_time(60)
+    assert told(watcher) == [("ada", "online", None)]
+    assert rig.hub.presence.status("main", "ada") == "online"

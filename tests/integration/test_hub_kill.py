@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from http.client import HTTPConnection, HTTPException
 from itertools import count
 from pathlib import Path
@@ -18,10 +17,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.faults.kill import Diary, Position
+from tests.forked import start
 
 CHANNEL = "public.kill"
 PUBLISHERS = 4
-CLAW = Path(sys.executable).with_name("claw")
 
 
 class Hub:
@@ -30,8 +29,9 @@ class Hub:
     def __init__(self, data_dir: Path) -> None:
         # To a file: nobody reads a pipe while the hub runs, and a full pipe would stop it.
         self._errors = data_dir.with_suffix(".stderr").open("ab")
-        self.process = subprocess.Popen(
-            [CLAW, "up", "--port", "0", "--data-dir", data_dir],
+        self.process = start(
+            "clawnet.cli.main:main",
+            ["up", "--port", "0", "--data-dir", str(data_dir)],
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env={**os.environ, "CLAWNET_LIMITS_ENABLED": "false"},

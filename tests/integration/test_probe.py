@@ -52,7 +52,7 @@ class NotReady(http.server.BaseHTTPRequestHandler):
 
 def test_a_hub_that_cannot_store_is_unhealthy(program: Program) -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), NotReady) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             assert probe(program, CLAWNET_PORT=str(server.server_address[1])) == 1

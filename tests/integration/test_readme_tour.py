@@ -59,3 +59,8 @@ def test_the_tour_of_the_readme_works_as_it_stands(tmp_path: Path) -> None:
     # Who came by the link asked, and what it asked is shown as data of its sender.
     assert "can you look at this?" in done.stdout
     assert "gamma" in done.stdout.rpartition("can you look at this?")[0].rpartition("\n")[2]
+    # In the den beta is heard, and the task that alpha gave it there waits for it.
+    assert "said on room.den at offset" in done.stdout and " beta: hello alpha" in done.stdout
+    given = re.search(r"task (task_\w+) for beta is (queued|submitted)", done.stdout)
+    assert given is not None
+    assert re.search(rf"^{given[1]} .* alpha +beta +openclaw +say what you see", done.stdout, re.M)

@@ -39,7 +39,8 @@ enabled = false
 [phases.stateful]
 enabled = false
 [phases.coverage]
-unexpected-methods = ["GET", "PUT", "POST", "DELETE", "PATCH", "TRACE"]
+# One that other paths have, one that none has: the rest goes the same way.
+unexpected-methods = ["DELETE", "TRACE"]
 
 # What a type cannot say (a channel's rule, an id that must exist) may be refused.
 [checks.positive_data_acceptance]
@@ -50,7 +51,8 @@ enabled = false
 enabled = false
 """
 
-EXAMPLES = 10
+EXAMPLES = 3
+"""For each operation and kind, beside the values at the bounds, which are all tried."""
 ENDLESS = (
     "/api/v1/events/stream",
     "/sub/{channel}",
@@ -64,15 +66,16 @@ WHOLE = ("/api/v1/admin/backup",)
 """Copies the whole log for every request."""
 ALWAYS_200 = ("/proxy/connect", "/proxy/publish", "/proxy/refresh", "/proxy/subscribe")
 """Centrifugo wants its refusals with 200, whatever it asked."""
-FAREWELL = ("/auth/revoke",)
-"""Ends the token that all requests show."""
+FAREWELL = ("/auth/revoke", "/api/auth/revoke", "/api/auth/logout")
+"""End the token that all requests show."""
 
 
 def test_the_hub_does_what_its_openapi_document_says(tmp_path: Path) -> None:
     program = Program(tmp_path / "home")
     # Many requests come from one account; that they are slowed down is tested elsewhere.
     program.environment["CLAWNET_LIMITS_ENABLED"] = "false"
-    with running_hub(program, tmp_path / "data") as hub:
+    # In memory: thousands of writes to a disk would take a third of the time.
+    with running_hub(program, tmp_path / "data", "--engine", "memory") as hub:
         config = tmp_path / "schemathesis.toml"
         config.write_text(CONFIG.format(token=hub.admin_token, folder=tmp_path, examples=EXAMPLES))
         excluded = [

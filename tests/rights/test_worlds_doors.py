@@ -18,7 +18,7 @@ from clawnet.hub.tokens import bootstrap_admin
 from tests.rights.world import World
 
 SECRET = "main's own"
-ONLY_MAIN = ("walt", "Walther", "wanda", "mine-alone", "room.team")
+ONLY_MAIN = ("walt", "Walther", "wanda", "mine-alone", "room.team", "walled")
 """Names that no answer to another world may hold."""
 STRANGERS = ("admin@other", "olga@other", "wim@other")
 
@@ -35,6 +35,8 @@ class Main(NamedTuple):
     secret: str
     delivery: dict[str, int]
     offset: int
+    said: str
+    task: str
 
 
 @pytest.fixture
@@ -66,11 +68,17 @@ async def main(world: World) -> Main:
     fetched = await world.does("olga", "POST", "/consumers/mine-alone/fetch", {"limit": 1})
     delivery = {key: fetched["deliveries"][0][key] for key in ("seq", "attempt")}
     invitation = await world.does("admin", "POST", "/invitations", {})
+    await world.does("greta", "POST", "/rooms", {"room": "walled", "private": True})
+    here = {"to_type": "room", "to_id": "walled", "payload": {"text": SECRET}}
+    said = await world.does("greta", "POST", "/messages", here)
+    work = {"to": "olga", "command": SECRET, "kind": "custom"}
+    given = await world.does("max", "POST", "/tasks", work)
     notes = Advertise(channel="agent.olga.notes", description=SECRET)
     await world.hub.call(notes, caller=world.hub.authenticate(world.tokens["olga"]))
     return Main(
         world, event["id"], trace, world.token_ids["walt"], "mine-alone", invitation["id"],
-        invitation["link"].partition("#")[2], delivery, event["offset"],
+        invitation["link"].partition("#")[2], delivery, event["offset"], said["id"],
+        given["task_ids"][0],
     )  # fmt: skip
 
 
@@ -121,6 +129,18 @@ ASKED: dict[tuple[str, str], Callable[[Main], list[Ask]]] = {
     ("GET", "/api/v1/traces/{id}"): lambda m: [
         (f"/api/v1/traces/{of}", None, {404}) for of in (m.trace, m.event, "corr-1")
     ],
+    ("GET", "/api/v1/audit/key"): lambda m: [("/api/v1/audit/key", None, {404})],
+    ("GET", "/api/metrics"): lambda m: [("/api/metrics", None, {200})],
+    ("GET", "/api/traffic"): lambda m: [("/api/traffic", None, {404})],
+    ("GET", "/api/logs/{kind}"): lambda m: [
+        (f"/api/logs/{kind}", None, {200, 403, 404}) for kind in ("server", "tasks", "audit")
+    ],
+    ("GET", "/api/agents/{id}"): lambda m: [("/api/agents/walt", None, {404})],
+    ("GET", "/api/v1/restore"): lambda m: [("/api/v1/restore", None, {200, 403})],
+    ("POST", "/api/v1/restore/events"): lambda m: [
+        ("/api/v1/restore/events", {"events": []}, {403, 409})
+    ],
+    ("POST", "/api/v1/restore/done"): lambda m: [("/api/v1/restore/done", {}, {200, 403})],
     ("GET", "/api/v1/consumers"): lambda m: [("/api/v1/consumers", None, {200})],
     ("POST", "/api/v1/consumers"): lambda m: [
         ("/api/v1/consumers", {"name": "c", "channels": ["agent.walt.>"]}, {201, 403}),
@@ -203,6 +223,82 @@ ASKED: dict[tuple[str, str], Callable[[Main], list[Ask]]] = {
     ("PUT", "/api/v1/blocks/{account}"): lambda m: [("/api/v1/blocks/walt", None, {404})],
     ("DELETE", "/api/v1/blocks/{account}"): lambda m: [("/api/v1/blocks/walt", None, {200})],
     ("GET", "/metrics"): lambda m: [("/metrics", None, {403})],
+    ("GET", "/api/v1/rooms"): lambda m: [("/api/v1/rooms?limit=1000", None, {200})],
+    ("POST", "/api/v1/rooms"): lambda m: [
+        ("/api/v1/rooms", {"room": "new", "world": "main"}, {400}),
+        ("/api/v1/rooms", {"room": "our-own"}, {201}),
+    ],
+    ("GET", "/api/v1/rooms/{id}"): lambda m: [("/api/v1/rooms/walled", None, {404})],
+    ("PATCH", "/api/v1/rooms/{id}"): lambda m: [
+        ("/api/v1/rooms/walled", {"topic": "theirs"}, {404}),
+    ],
+    ("POST", "/api/v1/rooms/{id}/leave"): lambda m: [
+        ("/api/v1/rooms/walled/leave", {"account": "greta"}, NOT_THERE),
+    ],
+    ("POST", "/api/v1/rooms/{id}/invite"): lambda m: [
+        ("/api/v1/rooms/walled/invite", {"agent": "walt"}, {404}),
+        ("/api/v1/rooms/our-own/invite", {"agent": "walt"}, {404}),
+    ],
+    ("GET", "/api/v1/rooms/{id}/members"): lambda m: [
+        ("/api/v1/rooms/walled/members", None, {404}),
+        ("/api/v1/rooms/global/members", None, {200}),
+        ("/api/v1/rooms/dm.greta.olga/members", None, {200, 403}),
+    ],
+    ("GET", "/api/v1/rooms/{id}/history"): lambda m: [
+        (f"/api/v1/rooms/{room}/history?{how}", None, {200, 403, 404})
+        for room in ("global", "walled", "room.team", "dm.greta.olga")
+        for how in ("", "after=0", "before=9")
+    ],
+    ("POST", "/api/v1/messages"): lambda m: [
+        (
+            "/api/v1/messages",
+            {"to_type": "dm", "to_id": "walt", "payload": {"text": "x"}},
+            NOT_THERE,
+        ),
+        ("/api/v1/messages", {"payload": {"text": "x"}, "world": "main"}, {400}),
+    ],
+    ("DELETE", "/api/v1/messages/{id}"): lambda m: [
+        (f"/api/v1/messages/{m.said}", None, {404}),
+    ],
+    ("POST", "/api/v1/typing"): lambda m: [
+        ("/api/v1/typing", {"is_typing": True, "to_type": "dm", "to_id": "walt"}, NOT_THERE),
+    ],
+    ("POST", "/api/v1/handles"): lambda m: [
+        ("/api/v1/handles", {"agent_id": "walter", "handle": "theirs"}, {201, 403}),
+    ],
+    ("GET", "/api/v1/tasks"): lambda m: [("/api/v1/tasks?limit=200", None, {200})],
+    ("POST", "/api/v1/tasks"): lambda m: [
+        ("/api/v1/tasks", {"to": "walt", "command": "x"}, NOT_THERE),
+    ],
+    ("POST", "/api/v1/tasks/take"): lambda m: [("/api/v1/tasks/take", {}, {200})],
+    ("GET", "/api/v1/tasks/{id}"): lambda m: [(f"/api/v1/tasks/{m.task}", None, {404})],
+    ("POST", "/api/v1/tasks/{id}/update"): lambda m: [
+        (f"/api/v1/tasks/{m.task}/update", {"fence": 1, "status": "accepted"}, {404}),
+    ],
+    ("POST", "/api/v1/tasks/{id}/result"): lambda m: [
+        (f"/api/v1/tasks/{m.task}/result", {"fence": 1, "status": "completed"}, {404}),
+    ],
+    ("POST", "/api/v1/tasks/{id}/cancel"): lambda m: [
+        (f"/api/v1/tasks/{m.task}/cancel", {}, {404}),
+    ],
+    ("POST", "/api/v1/tasks/{id}/approve"): lambda m: [
+        (f"/api/v1/tasks/{m.task}/approve", {"digest": "x"}, NOT_THERE),
+    ],
+    ("GET", "/api/v1/logs"): lambda m: [
+        ("/api/v1/logs?kind=server", None, {403}),
+        ("/api/v1/logs?kind=tasks", None, {200, 403}),
+        ("/api/v1/logs?kind=audit", None, {200, 403, 404}),
+    ],
+    ("GET", "/api/v1/settings"): lambda m: [("/api/v1/settings", None, {200, 403})],
+    ("PATCH", "/api/v1/settings"): lambda m: [
+        ("/api/v1/settings", {"command_denylist": ["theirs"]}, {200, 403}),
+    ],
+    ("GET", "/api/settings"): lambda m: [("/api/settings", None, {200, 403})],
+    ("POST", "/api/settings"): lambda m: [
+        ("/api/settings", {"auto_create": False}, {200, 403}),
+        ("/api/settings", {"auto_create": True}, {200, 403}),
+    ],
+    ("POST", "/api/v1/rooms/{id}/join"): lambda m: [("/api/v1/rooms/walled/join", {}, {200})],
     **{
         # Open to the holder of a key that no account has, and to none of these at all.
         ("POST", f"/api/{method}"): about_walt(f"/api/{method}", 404)
@@ -215,6 +311,12 @@ ASKED: dict[tuple[str, str], Callable[[Main], list[Ask]]] = {
         # Always answered with 200, and without the secret with the same refusal.
         ("POST", f"/proxy/{what}"): about_walt(f"/proxy/{what}", 200)
         for what in ("subscribe", "publish", "connect", "refresh")
+    },
+    **{
+        (method, "/socket.io/"): lambda m: [
+            (f"/socket.io/?EIO=4&transport=polling&sid={m.secret}", "2", {400}),
+        ]
+        for method in ("GET", "POST")
     },
     ("POST", "/emulation"): lambda m: [
         ("/emulation", {"session": "x", "node": "y", "data": "{}"}, {404}),
@@ -230,6 +332,26 @@ ASKED: dict[tuple[str, str], Callable[[Main], list[Ask]]] = {
     ],
     ("POST", "/auth/dev-register"): lambda m: [("/auth/dev-register", {"username": "new"}, {404})],
     ("POST", "/auth/revoke"): lambda m: [],
+    ("POST", "/api/v1/presence"): lambda m: [
+        ("/api/v1/presence", {"status": "idle", "text": "x"}, {200, 409}),
+    ],
+    ("POST", "/api/v1/enrol"): lambda m: [
+        ("/api/v1/enrol", {"secret": "main:wrong", "agent_id": "walt"}, {401}),
+    ],
+    ("GET", "/api/v1/fleet"): lambda m: [("/api/v1/fleet", None, {200})],
+    ("POST", "/api/v1/fleet/report"): lambda m: [
+        ("/api/v1/fleet/report", {"capabilities": ["x"], "specs": {}}, {200}),
+    ],
+    ("GET", "/api/v1/fleet/{id}"): lambda m: [
+        ("/api/v1/fleet/walt", None, {404}),
+        ("/api/v1/fleet/olga", None, {200, 404}),
+    ],
+    ("POST", "/api/auth/token"): lambda m: [("/api/auth/token", {"secret": "main:wrong"}, {401})],
+    ("POST", "/api/auth/verify"): lambda m: [("/api/auth/verify", {}, {200})],
+    ("POST", "/api/auth/revoke"): lambda m: [
+        ("/api/auth/revoke", {"token": "claw_of-walt"}, {401}),
+    ],
+    ("POST", "/api/auth/logout"): lambda m: [],
     ("GET", "/auth/keys"): lambda m: [("/auth/keys", None, {200})],
     ("POST", "/auth/keys"): lambda m: [
         ("/auth/keys", {"public_key": "ssh-ed25519 AAAA", "key_name": "k"}, {403}),
@@ -304,7 +426,8 @@ def test_every_route_is_asked() -> None:
 async def state(world: World) -> str:
     """What could have been changed in main."""
     world.hub.presence.tick()
-    parts = [await world.does("admin", "GET", p) for p in ("/grants", "/invitations", "/tokens")]
+    paths = ("/grants", "/invitations", "/tokens", "/settings", "/tasks", "/rooms")
+    parts = [await world.does("admin", "GET", path) for path in paths]
     for who, path in (("olga", "/blocks"), ("olga", "/consumers"), ("walt", "/me")):
         parts.append(await world.does(who, "GET", path))
     listed = await world.does("admin", "GET", "/accounts?limit=1000")

@@ -16,6 +16,7 @@ from pathlib import Path
 from starlette.types import Receive, Scope, Send
 
 import clawnet
+from clawnet import __version__
 from clawnet.app.admin import PATH as BACKUP_PATH
 from clawnet.app.admin import BackupApp
 from clawnet.app.clocks import SystemClock, SystemRandomness
@@ -201,15 +202,18 @@ class Process:
             is_loopback=is_closed(settings),
             on_failed=self._failed,
         )
+        logging.getLogger().addHandler(hub.server_log)
         try:
-            attach_all(hub, settings.features)
+            attach_all(hub, settings.features(folder.path))
             await hub.start()
             token = await bootstrap_admin(hub, folder.admin_token())
             if token is not None:
                 folder.write_admin_token(token)
             self._server = self._wire(hub, engine)
+            hub.server_log.say(f"clawnet {__version__} started, engine {settings.engine}")
         # Cancellation too: what is open must be closed before the folder's lock is given back.
         except BaseException:
+            logging.getLogger().removeHandler(hub.server_log)
             await asyncio.shield(hub.close())
             raise
         # What is loaded now stays: the collector need not walk it again and again.
@@ -222,17 +226,19 @@ class Process:
     def _wire(self, hub: Hub, engine: Engine) -> HubServer:
         from clawnet.doors.centrifugo.door import CentrifugoDoor
         from clawnet.doors.http.app import build_app
+        from clawnet.doors.socketio.door import SocketioDoor
         from clawnet.doors.ws.door import PATH, WebSocketDoor
 
         settings = self._settings.server
         connections = Connections(settings.connections, Wheel())
         door = WebSocketDoor(hub, connections)
         centrifugo = CentrifugoDoor(hub, connections, self._settings.centrifugo)
+        socketio = SocketioDoor(hub, connections, self._settings.socketio)
         gate = Gate(settings.gate)
         seam = Seam(
             gate=gate,
             connections=connections,
-            upgrades={PATH: door.take, **centrifugo.upgrades},
+            upgrades={PATH: door.take, **centrifugo.upgrades, **socketio.upgrades},
             authenticate=hub.authenticate,
         )
 
@@ -242,6 +248,7 @@ class Process:
             settings=self._settings.http,
             claw_events=self._settings.claw_events,
             centrifugo=centrifugo,
+            socketio=socketio,
             origins=gate.allowed_origins,
             public_url=self._settings.public_url,
             beside={BACKUP_PATH: {"POST": BackupApp.__call__}},
@@ -260,7 +267,9 @@ class Process:
         async def close() -> None:
             await door.close()
             await centrifugo.close()
+            await socketio.close()
             await hub.close()
+            logging.getLogger().removeHandler(hub.server_log)
 
         return HubServer(
             app,

@@ -26,9 +26,15 @@ from clawnet.doors.connections import ConnectionSettings
 from clawnet.doors.http.claw_events.settings import ClawEventsSettings
 from clawnet.doors.http.settings import HttpSettings
 from clawnet.doors.server import ServerSettings
+from clawnet.doors.socketio.settings import SocketioSettings
 from clawnet.features import FeatureSettings
+from clawnet.features.audit.settings import AuditSettings
 from clawnet.features.bridge.settings import BridgeSettings
+from clawnet.features.chat.settings import ChatSettings
+from clawnet.features.fleet.settings import FleetSettings
 from clawnet.features.identity.settings import IdentitySettings
+from clawnet.features.tasks.settings import TasksSettings
+from clawnet.features.warden.settings import WardenSettings
 from clawnet.hub.settings import (
     ChannelSettings,
     HubSettings,
@@ -53,6 +59,10 @@ ALIASES = {
     "CENTRIFUGO_API_URL": "bridge.centrifugo_url",
     "MOLTBOOK_API_KEY": "identity.moltbook_key",
     "MOLTBOOK_API_BASE": "identity.moltbook_url",
+    "CLAWNET_SECRET": "fleet.secret",
+    "CLAWNET_TENANTS_PATH": "fleet.tenants_path",
+    "CLAWNET_COMMAND_DENYLIST": "tasks.command_denylist",
+    "CLAWNET_COMMAND_RISKYLIST": "tasks.command_riskylist",
 }
 """Names without the prefix that other systems use; the later of two wins, and the prefixed one
 over all."""
@@ -147,12 +157,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     claw_events: ClawEventsSettings = ClawEventsSettings()
     identity: IdentitySettings = IdentitySettings()
     bridge: BridgeSettings = BridgeSettings()
+    chat: ChatSettings = ChatSettings()
+    tasks: TasksSettings = TasksSettings()
+    fleet: FleetSettings = FleetSettings()
+    audit: AuditSettings = AuditSettings()
+    warden: WardenSettings = WardenSettings()
+    socketio: SocketioSettings = SocketioSettings()
 
-    @property
-    def features(self) -> FeatureSettings:
-        """The part that the features need."""
+    def features(self, folder: Path) -> FeatureSettings:
+        """The part that the features need, with the data folder."""
         return FeatureSettings(
-            identity=self.identity, bridge=self.bridge, centrifugo_key=self.centrifugo.api_key
+            identity=self.identity,
+            bridge=self.bridge,
+            chat=self.chat,
+            tasks=self.tasks,
+            fleet=self.fleet,
+            audit=self.audit,
+            warden=self.warden,
+            folder=folder,
+            centrifugo_key=self.centrifugo.api_key,
         )
 
     @property
@@ -362,6 +385,10 @@ def _from_environment(
             values[name] = Given(_secret(f"{alias}_FILE", Path(file)), f"{alias}_FILE")
     for variable, text in sorted(environment.items()):
         if not variable.startswith(PREFIX) or variable in _CLIENTS_OWN or not text:
+            continue
+        alias = variable.removesuffix("_FILE")
+        if variable in ALIASES or (alias in ALIASES and known[ALIASES[alias]].is_secret):
+            # Taken above: some of those names begin as the settings' own do.
             continue
         setting = by_variable.get(variable)
         if setting is not None:

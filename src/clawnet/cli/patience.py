@@ -30,3 +30,20 @@ def patiently(call: Callable[[], T]) -> T:
             note(f"claw: {error.message} Trying again in {wait_s:g} s.")
             time.sleep(wait_s)
     return call()
+
+
+def again(call: Callable[[], T], *, is_first: bool) -> T:
+    """For who looks again and again: the first time what is wrong is told at once, later a hub that
+    restarts is waited for."""
+    return call() if is_first else patiently(call)
+
+
+def once_begun(call: Callable[[], T]) -> T:
+    """As patiently(), but a hub that is not there at all is told at once. For what has a dedupe
+    key, so that repeating it after a lost answer is harmless."""
+    try:
+        return call()
+    except ClawError as error:
+        if not error.retryable or error.facts.get("is_refused"):
+            raise
+    return patiently(call)

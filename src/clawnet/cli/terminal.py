@@ -79,6 +79,13 @@ def say_json(value: Any) -> None:
     say(json_text(value))
 
 
+def plain(answer: Any) -> Any:
+    """A typed answer as what its JSON says, also where JSON was left as it came."""
+    import msgspec
+
+    return msgspec.json.decode(msgspec.json.encode(answer))
+
+
 def json_text(value: Any) -> str:
     """A value as one line of compact JSON that is harmless."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -98,7 +105,7 @@ def forget_stdout() -> None:
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "") -> None:
     """Rows in aligned columns on stdout; `empty` goes to stderr if there are none."""
-    cells = [[_cell(value) for value in row] for row in rows]
+    cells = [[cell(value) for value in row] for row in rows]
     if not cells:
         if empty:
             note(empty)
@@ -113,7 +120,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str 
         say(_line(row, widths))
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A value as a table shows it, harmless."""
     if value is None:
         return "-"
     if isinstance(value, bool):

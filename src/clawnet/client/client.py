@@ -8,35 +8,28 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import msgspec
 
+from clawnet.client.accounts import AccountCalls
 from clawnet.client.address import check_token, parse_address
 from clawnet.client.backoff import Backoff
+from clawnet.client.chat import ChatCalls
 from clawnet.client.consumer import BATCH, Consumer
 from clawnet.client.errors import HubUnreachable, UnexpectedAnswer, from_answer
+from clawnet.client.fleet import FleetCalls
 from clawnet.client.http import Answer, naming_key, new_dedupe_key, outcome_unknown, segment
 from clawnet.client.inbox import InboxCalls
 from clawnet.client.position import SINCE
 from clawnet.client.publisher import Publisher
 from clawnet.client.retry import Retry
 from clawnet.client.subscription import Subscription
+from clawnet.client.tasks import TaskCalls
 from clawnet.client.transport import TIMEOUT_S, Transport
 from clawnet.client.wakeable import OnMessage, Wakeable, read_receipt, reply
 from clawnet.client.wire import Signal, encode_publish
-from clawnet.core.calls.accounts import (
-    AccountInfo,
-    AccountKind,
-    AccountList,
-    Blocks,
-    CreateAccount,
-    MeInfo,
-    Role,
-)
 from clawnet.core.calls.consumers import ConsumerInfo, ConsumerList, CreateConsumer
-from clawnet.core.calls.grants import Grant, GrantInfo, GrantList, LockState, Revoke, Verb
 from clawnet.core.calls.presence import PresenceInfo, PresenceList
 from clawnet.core.calls.publishing import Published, PublishedBatch
 from clawnet.core.calls.reading import ChannelInfo, ChannelList, Gap
 from clawnet.core.calls.receipts import Receipt, Step
-from clawnet.core.calls.tokens import CreateToken, TokenCreated, TokenInfo, TokenList
 from clawnet.core.errors import BadConfiguration, ClawError, OutcomeUnknown
 from clawnet.core.events import Event
 
@@ -65,7 +58,7 @@ class HistoryPage(msgspec.Struct, frozen=True, kw_only=True):
     gaps: tuple[Gap, ...] = ()
 
 
-class Client(InboxCalls):
+class Client(AccountCalls, InboxCalls, ChatCalls, TaskCalls, FleetCalls):
     """A hub as one account sees it. Use it as an async context, in one event loop.
 
     Every method raises the hub's ClawError, or HubUnreachable. Proxies of the
@@ -271,6 +264,9 @@ class Client(InboxCalls):
         )
         return Consumer(self, request, batch=batch, on_gap=on_gap, on_state=on_state)
 
+    async def consumers(self) -> list[ConsumerInfo]:
+        return (await self.request("GET", "/api/v1/consumers", None, ConsumerList)).consumers
+
     async def history(
         self,
         channel: str,
@@ -382,113 +378,6 @@ class Client(InboxCalls):
             after = page.next
             if after is None:
                 return found
-
-    # --- accounts and tokens ------------------------------------------------
-
-    async def me(self) -> MeInfo:
-        """Who the hub takes this client for."""
-        return await self.request("GET", "/api/v1/me", None, MeInfo)
-
-    async def accounts(self) -> list[AccountInfo]:
-        """All accounts of this world."""
-        found: list[AccountInfo] = []
-        after: str | None = None
-        while True:
-            query = {"after": after, "limit": _PAGE}
-            page = await self.request("GET", "/api/v1/accounts", None, AccountList, query=query)
-            found += page.accounts
-            after = page.next
-            if after is None:
-                return found
-
-    async def account(self, id: str) -> AccountInfo:
-        return await self.request("GET", f"/api/v1/accounts/{segment(id)}", None, AccountInfo)
-
-    async def create_account(
-        self,
-        id: str,
-        *,
-        handle: str | None = None,
-        role: Role = "worker",
-        kind: AccountKind = "agent",
-    ) -> AccountInfo:
-        request = CreateAccount(id=id, handle=handle, role=role, kind=kind)
-        return await self.request("POST", "/api/v1/accounts", request, AccountInfo)
-
-    async def update_account(
-        self, id: str, *, handle: str | None = None, role: Role | None = None
-    ) -> AccountInfo:
-        body = {
-            key: value for key, value in (("handle", handle), ("role", role)) if value is not None
-        }
-        return await self.request("PATCH", f"/api/v1/accounts/{segment(id)}", body, AccountInfo)
-
-    async def delete_account(self, id: str) -> None:
-        await self.request("DELETE", f"/api/v1/accounts/{segment(id)}", None, None)
-
-    async def tokens(self, account: str | None = None) -> list[TokenInfo]:
-        """The tokens of an account; one's own without a name."""
-        query = {"account": account}
-        return (await self.request("GET", "/api/v1/tokens", None, TokenList, query=query)).tokens
-
-    async def create_token(
-        self,
-        account: str | None = None,
-        *,
-        name: str = "default",
-        scopes: Iterable[str] = ("*",),
-        expires_in_s: float | None = None,
-    ) -> TokenCreated:
-        """A new token; it is shown here and never again."""
-        request = CreateToken(
-            account=account, name=name, scopes=list(scopes), expires_in_s=expires_in_s
-        )
-        return await self.request("POST", "/api/v1/tokens", request, TokenCreated)
-
-    async def revoke_token(self, id: str) -> None:
-        await self.request("DELETE", f"/api/v1/tokens/{segment(id)}", None, None)
-
-    # --- rights -------------------------------------------------------------
-
-    async def grants(
-        self, *, account: str | None = None, channel: str | None = None
-    ) -> list[GrantInfo]:
-        """Grants this account gave or was given."""
-        query = {"account": account, "channel": channel}
-        return (await self.request("GET", "/api/v1/grants", None, GrantList, query=query)).grants
-
-    async def grant(
-        self, account: str, channel: str, verbs: Iterable[Verb] = ("read",)
-    ) -> GrantInfo:
-        request = Grant(account=account, channel=channel, verbs=list(verbs))
-        return await self.request("POST", "/api/v1/grants", request, GrantInfo)
-
-    async def revoke(self, account: str, channel: str, verbs: Iterable[Verb] | None = None) -> None:
-        """Take rights back, at once; all of them without `verbs`."""
-        given = None if verbs is None else list(verbs)
-        request = Revoke(account=account, channel=channel, verbs=given)
-        await self.request("DELETE", "/api/v1/grants", request, None)
-
-    async def lock(self, channel: str) -> LockState:
-        path = f"/api/v1/channels/{segment(channel)}/lock"
-        return await self.request("POST", path, None, LockState)
-
-    async def unlock(self, channel: str) -> LockState:
-        path = f"/api/v1/channels/{segment(channel)}/unlock"
-        return await self.request("POST", path, None, LockState)
-
-    async def blocks(self) -> list[str]:
-        """Whom this account keeps out of its inbox."""
-        return (await self.request("GET", "/api/v1/blocks", None, Blocks)).accounts
-
-    async def block(self, account: str) -> None:
-        await self.request("PUT", f"/api/v1/blocks/{segment(account)}", None, None)
-
-    async def unblock(self, account: str) -> None:
-        await self.request("DELETE", f"/api/v1/blocks/{segment(account)}", None, None)
-
-    async def consumers(self) -> list[ConsumerInfo]:
-        return (await self.request("GET", "/api/v1/consumers", None, ConsumerList)).consumers
 
     # --- requests -----------------------------------------------------------
 

@@ -29,6 +29,7 @@ from clawnet.client.inbox import InboxPrompt
 from clawnet.client.loop_thread import CLOSE_WITHIN_S, LoopThread
 from clawnet.client.position import SINCE
 from clawnet.client.sync_parts import SyncConsumer, SyncOutbox, SyncSubscription, SyncWakeable
+from clawnet.client.sync_team import SyncTeamCalls
 from clawnet.client.transport import TIMEOUT_S
 from clawnet.client.wire import Signal
 from clawnet.core.calls.accounts import AccountInfo, AccountKind, MeInfo, Role
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class SyncClient:
+class SyncClient(SyncTeamCalls):
     """A hub as one account sees it. Use it in a `with` block; see Client for each method."""
 
     def __init__(

@@ -25,7 +25,27 @@ DEDUPE_KEY_MAX_CHARS = 200
 CORRELATION_MAX_CHARS = 200
 
 TYPES: dict[str, tuple[str, ...]] = {
-    "chat": ("message", "deleted"),
+    "chat": ("message", "deleted", "mentioned", "typing"),
+    "room": ("created", "updated", "joined", "left", "invited"),
+    "task": (
+        "queued",
+        "submitted",
+        "awaiting_approval",
+        "approved",
+        "accepted",
+        "running",
+        "output",
+        "input_required",
+        "completed",
+        "failed",
+        "timed_out",
+        "outcome_unknown",
+        "delivery_failed",
+        "cancelled",
+        "rejected",
+    ),
+    "fleet": ("enrolled", "taken_over", "reported"),
+    "audit": ("checkpoint", "refused"),
     "presence": ("changed",),
     "channel": ("locked", "unlocked", "advertised", "unadvertised"),
     "grant": ("given", "revoked"),
@@ -44,7 +64,7 @@ TYPES: dict[str, tuple[str, ...]] = {
     "consumer": ("dead_lettered",),
     "expectation": ("missed",),
     "timer": ("fired",),
-    "system": ("started", "shutdown", "error"),
+    "system": ("started", "shutdown", "error", "config_changed"),
 }
 """The closed table of type names by category; besides it there are free x.* names.
 
@@ -184,6 +204,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expect: Expect | None = None
     imported: Imported | None = None
     origin: Origin | None = None
+    deleted: bool = False
+    """Whether its data were blanked (chat.deleted): they are null."""
 
 
 def seq_of(body: bytes) -> int:
@@ -288,6 +310,18 @@ def render_members(
     if reply_within_s is not None:
         text += f',"expect":{{"reply_within_s":{reply_within_s!r}}}'
     return text
+
+
+DELETED = ',"deleted":true'
+"""What blanking an event puts behind its stored head; its data become null."""
+
+BLANK = "null"
+
+
+def is_blanked(head: str) -> bool:
+    """Whether a stored head is that of a blanked event. A member of a sender's own ends in a
+    quote or a brace, so nobody can say this of itself."""
+    return head.endswith(DELETED)
 
 
 def render_head(*, id: str, ts: str, members: str) -> str:

@@ -62,6 +62,10 @@ the blank of Braille."""
 _FOREIGN = re.compile(r"ext-[0-9a-f]{32}\Z")
 """Ids of foreign users' accounts (hub.foreign), which nobody is to have before them."""
 
+_SERIES = re.compile(r"[a-z][0-9]+\Z", re.ASCII)
+"""The shortest names of a series: a1, a2 and so on. Whoever has a1 to a10 must get a11 too, though
+it passes for `all`."""
+
 
 def fold(handle: str) -> str:
     """Handles that fold alike are the same handle."""
@@ -128,6 +132,8 @@ def is_reserved(name: str, looks: Looks) -> bool:
     if _FOREIGN.match(fold(name)):
         return True
     bare = name.strip("-_. ")
+    if _SERIES.match(fold(name)):
+        return False
     return not _RESERVED_KEYS.isdisjoint(_slurred(key) for key in keys(bare, looks))
 
 

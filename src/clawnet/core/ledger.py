@@ -68,6 +68,8 @@ class Decision:
     new_heads: list[tuple[str, str]] = field(default_factory=list)
     changes: dict[str, Change] = field(default_factory=dict)
     identities: dict[bytes, Existing] = field(default_factory=dict)
+    blanks: list[int] = field(default_factory=list)
+    """Seqs whose events lose their data; some may not be retained."""
 
 
 class Ledger:
@@ -212,7 +214,7 @@ class _Group:
             drafts = unit.drafts
             # Measured: a unit of one draft is nearly all traffic, and this branch saves it
             # a fifth of the decision.
-            if len(drafts) == 1 and not unit.changes:
+            if len(drafts) == 1 and not unit.changes and not unit.blanks:
                 draft = drafts[0]
                 first = None if draft.identity is None else self._first_event(draft.identity)
                 if first is None:
@@ -237,6 +239,8 @@ class _Group:
             return decided
         changes, revisions = decided
         self._decision.changes.update(changes)
+        # What this unit itself stores cannot be meant: its seqs are given here.
+        self._decision.blanks += [s for s in unit.blanks if 0 < s <= self._decision.last_seq]
         events: list[Stored | Existing] = []
         for draft in unit.drafts:
             first = None if draft.identity is None else self._first_event(draft.identity)

@@ -97,7 +97,8 @@ class Outlet(Protocol):
     def retract(self) -> None:
         """Rights were narrowed: what is queued and not sent must not reach the client.
 
-        Where nothing is queued nothing happens; else the connection ends, to come back.
+        Where nothing is queued nothing happens; else the connection ends, to come back. It may
+        come behind close(), too, while what was queued before still goes out.
         """
 
     def close(self, end: End) -> None:

@@ -20,12 +20,14 @@ from clawnet.core.events import Actor, Imported, place_of
 
 class Verb(Enum):
     """What may be done on a channel. SUBSCRIBE is following it live, READ is its history,
-    PRESENCE is seeing who follows it."""
+    PRESENCE is seeing who follows it. DISPATCH is giving work to the owner of
+    `agent.<id>.tasks`."""
 
     PUBLISH = "publish"
     SUBSCRIBE = "subscribe"
     READ = "read"
     PRESENCE = "presence"
+    DISPATCH = "dispatch"
 
 
 class Access(Enum):
@@ -109,6 +111,8 @@ def decide(actor: Caller, verb: Verb, channel: Channel, facts: Facts) -> Decisio
         if verb is Verb.PUBLISH:
             return Allowed("the hub speaks")
         return Denied("The hub does not read on behalf of others.")
+    if verb is Verb.DISPATCH:
+        return _decide_dispatch(actor, channel, facts)
     is_publish = verb is Verb.PUBLISH
     scope = "events:write" if is_publish else "events:read"
     if actor.account is None and is_publish:
@@ -216,6 +220,35 @@ def _decide_anonymous(actor: Caller, channel: Channel, facts: Facts) -> Decision
     return Denied("This channel cannot be read without a token.")
 
 
+def tasks_channel(account: str) -> str:
+    """Where an account is given work: what is dispatched to it and what becomes of it."""
+    return f"agent.{account}.tasks"
+
+
+def _decide_dispatch(actor: Caller, channel: Channel, facts: Facts) -> Decision:
+    owner = channel.owner
+    assert owner is not None and channel.name == tasks_channel(owner), "asked of tasks channels"
+    if actor.account is None or actor.is_confined or actor.kind == "ext":
+        return Denied("Giving work needs an account's token.")
+    if not actor.allows("tasks:write"):
+        return Denied(
+            "The token lacks the scope tasks:write.",
+            next="Use a token with the scope tasks:write (claw token create --scope tasks:write).",
+        )
+    if not facts.has_account(actor.world, owner):
+        return Denied(f"There is no account {owner}.", next=_NO_ACCOUNT)
+    if actor.account == owner:
+        return Allowed("itself")
+    if actor.role == "master":
+        return Allowed("a master gives work to anyone of its world")
+    if facts.granted(actor.world, actor.account, channel.name, "dispatch") is not None:
+        return Allowed("granted")
+    return Denied(
+        f"{owner} takes no work from this account.",
+        next=f"Ask {owner} for: claw grant {actor.account} --dispatch.",
+    )
+
+
 def _decide_publish(actor: Caller, account: str, channel: Channel, facts: Facts) -> Decision:
     world = actor.world
     match channel.kind:
@@ -307,8 +340,10 @@ def _decide_private(world: str, account: str, channel: Channel, facts: Facts) ->
         return Allowed("granted", opened)
     if facts.is_unlocked(world, channel.name):
         return Allowed("unlocked by its owner")
-    # Dead letters hold what others sent to the owner, so the owner alone can open them.
-    is_said = channel.name != f"agent.{channel.owner}.dead-letter"
+    # Dead letters and work are what others sent to the owner, so the owner alone can open them.
+    is_said = channel.name != f"agent.{channel.owner}.dead-letter" and not (
+        channel.owner is not None and channel.name == tasks_channel(channel.owner)
+    )
     if facts.default_read and is_said and not facts.is_locked(world, channel.name):
         return Allowed("open unless locked on this hub")
     return Denied(f"{channel.name} is private; {channel.owner} can grant it.")
@@ -392,6 +427,9 @@ _NO_ACCOUNT = "Correct the id; claw account list shows who there is."
 
 
 def _grant_by_a_master(account: str, rest: str) -> str:
+    if rest.startswith("room."):
+        name = rest.split()[0].removeprefix("room.")
+        return f"Become a member: claw room join {name}; a private room needs an invitation."
     return f"Ask for: claw grant {account} {rest}, by a master."
 
 

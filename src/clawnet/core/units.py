@@ -42,12 +42,14 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     `ties` names, for each change, the draft (by index) to which it belongs: if that event was
     there before (a repeated publish, also of an earlier draft of this unit), the change does
     not happen either. Empty: all happen.
+    `blanks` are seqs of retained events whose data become null; what is not there is passed over.
     """
 
     drafts: tuple[Draft, ...] = ()
     changes: tuple[Put | Delete, ...] = ()
     is_narrowing: bool = False
     ties: tuple[int, ...] = ()
+    blanks: tuple[int, ...] = ()
 
 
 class Committed(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from pathlib import Path
 import apsw
 
 from clawnet.core.errors import DiskFull, OutcomeUnknown
-from clawnet.core.events import Existing, Stored
+from clawnet.core.events import BLANK, DELETED, Existing, Stored, is_blanked
 from clawnet.core.ledger import Change, Decision, Head, Ledger
 from clawnet.core.trace import chain_keys
 from clawnet.core.units import Outcome, Unit
@@ -111,7 +111,31 @@ class MemoryEngine:
                 raise OutcomeUnknown(f"The state could not be stored: {error}.") from error
         self._ledger.apply(decision)
         self._take(decision)
+        for seq in decision.blanks:
+            self._blank(seq)
         return decision.outcomes
+
+    def _blank(self, seq: int) -> None:
+        event = self._events.get(seq)
+        if event is None or is_blanked(event.head):
+            return
+        # Who was handed the event as it was keeps that: a Stored never changes.
+        blank = Stored(
+            event.seq,
+            event.world,
+            event.channel,
+            event.offset,
+            event.epoch,
+            event.id,
+            event.ts_ms,
+            event.type,
+            event.actor_id,
+            event.head + DELETED,
+            BLANK,
+        )
+        self._events[seq] = blank
+        channel = self._channels[event.world, event.channel]
+        channel[bisect_left(channel, seq, key=_seq)] = blank
 
     def _take(self, decision: Decision) -> None:
         for event, draft in zip(decision.events, decision.drafts, strict=True):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clawnet.core import events, payloads
-from clawnet.core.callers import Caller
+from clawnet.core.callers import HUB, Caller
 from clawnet.core.calls.archive import (
     EXPORT_CHANNELS_MAX,
     EXPORT_LIMIT,
@@ -190,6 +190,7 @@ class Archive:
                 next="Send the export in smaller pieces; claw import does.",
             )
         drafts: list[Draft] = []
+        blanks: list[int] = []
         unknown: dict[str, str] = {}
         skipped = here = 0
         for index, event in enumerate(call.events):
@@ -197,8 +198,11 @@ class Archive:
                 if parse(event.channel).kind in (Kind.SYSTEM, Kind.SYSTEM_OPEN):
                     skipped += 1
                     continue
-                if await self._is_here(event, caller.world):
+                seq = await self._seq_here(event, caller.world)
+                if seq is not None:
                     here += 1
+                    if event.deleted:
+                        blanks.append(seq)
                     continue
                 drafts.append(self._draft(event, caller))
             except ClawError as error:
@@ -206,7 +210,9 @@ class Archive:
                 raise
             if index % _EVENTS_PER_TURN == _EVENTS_PER_TURN - 1:
                 await asyncio.sleep(0)
-            if hub.directory.account(caller.world, event.actor.id) is None:
+            # The hub's own voice is no account, here as there.
+            is_known = event.actor.id == HUB.account
+            if not is_known and hub.directory.account(caller.world, event.actor.id) is None:
                 unknown.setdefault(event.actor.id, event.actor.handle)
         if unknown and call.missing == "refuse":
             name = min(unknown)
@@ -218,7 +224,9 @@ class Archive:
         tombs = [self._tombstone(name, caller.world) for name in sorted(unknown)]
         changes = tuple(_tomb_put(tomb) for tomb in tombs)
         hub.directory.refresh(caller)
-        committed = await hub.committer.commit(Unit(drafts=tuple(drafts), changes=changes))
+        committed = await hub.committer.commit(
+            Unit(drafts=tuple(drafts), changes=changes, blanks=tuple(blanks))
+        )
         for tomb in tombs:
             hub.directory.put_account(tomb)
         stored = sum(1 for event in committed.events if isinstance(event, Stored))
@@ -229,8 +237,11 @@ class Archive:
             tombstones=[tomb.id for tomb in tombs],
         )
 
-    async def _is_here(self, event: Event, world: str) -> bool:
-        """Whether it is this log's own event, and still there: an export put back."""
+    async def _seq_here(self, event: Event, world: str) -> int | None:
+        """Where the event stands in this log: its own, of an export put back, and still there.
+
+        A deleted one also where an earlier import brought it while it still said something.
+        """
         salts = {salt_of(start.epoch) for start in self._hub.log_epochs}
         # Also what went to another hub and comes back from there.
         for known in (event.id, event.imported.id if event.imported else event.id):
@@ -239,8 +250,13 @@ class Archive:
                 continue
             body = await self._hub.storage.read(lambda log, at=seq: log.get(world, at))  # type: ignore[misc]
             if body is not None and f'"id":"{known}"'.encode() in body[:600]:
-                return True
-        return False
+                return seq
+        if not event.deleted:
+            return None
+        first = event.imported.id if event.imported else event.id
+        identity = _identity(world, parse(event.channel).name, first)
+        found = await self._hub.storage.read(lambda log: log.find(identity))
+        return None if found is None else found.seq
 
     def _draft(self, event: Event, caller: Caller) -> Draft:
         """The event as a new one of this hub. Raises ClawError."""
@@ -266,7 +282,11 @@ class Archive:
         origin = msgspec.structs.replace(origin, by=ADMIN)
         for text in (origin.id, origin.ts, origin.epoch):
             events.check_key("imported", text, max_chars=100)
-        data = payloads.admit(bytes(event.data), max_bytes=self._hub.settings.limits.data_max_bytes)
+        data = events.BLANK
+        if not event.deleted:
+            data = payloads.admit(
+                bytes(event.data), max_bytes=self._hub.settings.limits.data_max_bytes
+            )
         actor = msgspec.json.encode({"id": event.actor.id, "handle": event.actor.handle[:64]})
         opening = events.render_opening(
             type=event.type,
@@ -282,18 +302,20 @@ class Archive:
             causation_id=event.causation_id,
             traceparent=traceparent,
         )
+        members += f',"imported":{msgspec.json.encode(origin).decode()}'
+        if event.deleted:
+            # A tombstone comes in as one.
+            members += events.DELETED
         return Draft(
             world=caller.world,
             channel=channel,
             type=event.type,
             actor_id=event.actor.id,
-            members=f'{members},"imported":{msgspec.json.encode(origin).decode()}',
+            members=members,
             data=data,
             correlation_id=event.correlation_id,
             trace_id=None if traceparent is None else trace_id_of(traceparent),
-            identity=events.dedupe_identity(
-                world=caller.world, actor_id=_IMPORTER, channel=channel, key=origin.id
-            ),
+            identity=_identity(caller.world, channel, origin.id),
             digest=events.content_digest(type=event.type, data=data),
         )
 
@@ -309,6 +331,11 @@ class Archive:
             created_ms=self._hub.clock.wall_ms(),
             is_deleted=True,
         )
+
+
+def _identity(world: str, channel: str, first_id: str) -> bytes:
+    """By which an imported event is found again, by its id where it was first said."""
+    return events.dedupe_identity(world=world, actor_id=_IMPORTER, channel=channel, key=first_id)
 
 
 def _tomb_put(tomb: Account) -> Put:

@@ -58,6 +58,8 @@ class Committer:
         self._broken: ClawError | None = None
         self._idle: list[asyncio.Future[None]] = []
         self._unanswered = 0
+        self.held: Unavailable | None = None
+        """Why nothing but narrowings and what is restored is taken for now."""
         self._jobs: SimpleQueue[list[_Entry] | _Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         if engine.is_blocking:
@@ -69,7 +71,7 @@ class Committer:
         """Events that wait for their commit or its outcome."""
         return self._queued_events
 
-    def submit(self, unit: Unit, reply: Reply) -> None:
+    def submit(self, unit: Unit, reply: Reply, *, is_restoring: bool = False) -> None:
         """Queue a unit; `reply` is called once with its outcome, on the loop.
 
         Raises Unavailable if the queue is full and the failure if storage failed.
@@ -77,6 +79,8 @@ class Committer:
         """
         if self._failure is not None:
             raise self._failure
+        if self.held is not None and not (is_restoring or unit.is_narrowing):
+            raise self.held
         drafts = unit.drafts
         events = len(drafts) or 1
         # One draft is nearly all traffic, here and in _settle.
@@ -93,7 +97,7 @@ class Committer:
             self._is_flush_due = True
             self._loop.call_soon(self._flush)
 
-    async def commit(self, unit: Unit) -> Committed:
+    async def commit(self, unit: Unit, *, is_restoring: bool = False) -> Committed:
         """submit() and wait. Raises what the unit was refused with."""
         done: asyncio.Future[Outcome] = self._loop.create_future()
 
@@ -101,7 +105,7 @@ class Committer:
             if not done.done():
                 done.set_result(outcome)
 
-        self.submit(unit, reply)
+        self.submit(unit, reply, is_restoring=is_restoring)
         # No deadline: the writer answers every unit, also when storage fails.
         outcome = await done
         if isinstance(outcome, Committed):

@@ -7,7 +7,7 @@ A narrowing is applied here when it is accepted, a widening after its commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -18,6 +18,8 @@ from clawnet.core.errors import Unauthenticated, token_expired
 from clawnet.core.rights import Access, Namespace
 from clawnet.hub.handles import Claim, Handles
 from clawnet.hub.settings import ChannelSettings, NamespaceSettings
+
+_NOBODY: Mapping[str, GrantRecord] = {}
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +114,7 @@ class Directory:
         }
         self.handles = Handles()
         self._accounts: dict[tuple[str, str], Account] = {}
+        self._living: dict[str, int] = {}
         self._tokens: dict[str, Token] = {}
         self._tokens_of: dict[tuple[str, str], dict[str, Token]] = {}
         self._by_hash: dict[str, Token] = {}
@@ -120,6 +123,8 @@ class Directory:
         self._callers: dict[str, Caller] = {}
         self._grants: dict[tuple[str, str], dict[str, GrantRecord]] = {}
         self._pattern_grants: dict[tuple[str, str], dict[str, GrantRecord]] = {}
+        self._holders: dict[tuple[str, str], dict[str, GrantRecord]] = {}
+        """The grants of exact names by channel: of a room, who is in it."""
         self._blocks: set[tuple[str, str, str]] = set()
         self._locks: dict[tuple[str, str], bool] = {}
 
@@ -233,6 +238,10 @@ class Directory:
         found = [a for (w, _), a in self._accounts.items() if w == world and not a.is_deleted]
         return sorted(found, key=lambda account: account.id)
 
+    def account_count(self, world: str) -> int:
+        """How many accounts of a world live."""
+        return self._living.get(world, 0)
+
     def all_accounts(self) -> list[Account]:
         """Every account of every world, tombstones too."""
         return list(self._accounts.values())
@@ -263,6 +272,10 @@ class Directory:
     def grant(self, world: str, account: str, channel: str) -> GrantRecord | None:
         return self._grant_table(channel).get((world, account), {}).get(channel)
 
+    def members(self, world: str, channel: str) -> Mapping[str, GrantRecord]:
+        """Who holds a grant of exactly this channel, by account; of a room: its members."""
+        return self._holders.get((world, channel), _NOBODY)
+
     def blocks_of(self, world: str, owner: str) -> list[str]:
         return sorted(a for w, o, a in self._blocks if (w, o) == (world, owner))
 
@@ -283,6 +296,9 @@ class Directory:
         named = None if before is None or before.is_deleted else before.handle
         name = None if account.is_deleted else account.handle
         self._accounts[key] = account
+        was_living = before is not None and not before.is_deleted
+        change = int(not account.is_deleted) - int(was_living)
+        self._living[account.world] = self._living.get(account.world, 0) + change
         if account.subject is not None:
             (self.foreign.discard if account.is_deleted else self.foreign.add)(account.id)
         if before is None:
@@ -356,6 +372,9 @@ class Directory:
     def put_grant(self, grant: GrantRecord) -> None:
         table = self._grant_table(grant.channel)
         table.setdefault((grant.world, grant.account), {})[grant.channel] = grant
+        if table is self._grants:
+            holders = self._holders.setdefault((grant.world, grant.channel), {})
+            holders[grant.account] = grant
         self.version += 1
 
     def remove_grant(self, world: str, account: str, channel: str) -> None:
@@ -365,6 +384,11 @@ class Directory:
             grants.pop(channel, None)
             if not grants:
                 del table[(world, account)]
+        holders = self._holders.get((world, channel))
+        if holders is not None:
+            holders.pop(account, None)
+            if not holders:
+                del self._holders[(world, channel)]
         self.version += 1
 
     def put_block(self, block: BlockRecord) -> None:

@@ -11,15 +11,19 @@ merged by seq instead.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 
 from clawnet.core.events import Stored, quote_name
 from clawnet.core.filters import PatternIndex
 from clawnet.core.live import Shape, StoredShape
 from clawnet.hub.sessions import Session
+from clawnet.hub.storage import Storage
 from clawnet.hub.subscriptions import Subscription
 
 Write = Callable[[bytes], None]
+
+_log = logging.getLogger(__name__)
 
 
 class Route:
@@ -183,6 +187,20 @@ class Fanout:
     def subscribers(self, world: str, name: str) -> int:
         return self.world(world).subscribers(name)
 
+    async def load(self, storage: Storage, worlds: Iterable[str]) -> None:
+        """Learn the names that patterns choose from."""
+        for world in worlds:
+            found = self.world(world)
+            after = ""
+            while True:
+                page = await storage.read(
+                    lambda log, w=world, a=after: log.channels(w, after=a, limit=1_000)  # type: ignore[misc]
+                )
+                if not page:
+                    break
+                found.learn(head.name for head in page)
+                after = page[-1].name
+
     # --- delivery -----------------------------------------------------------
 
     def deliver(self, events: list[Stored]) -> None:
@@ -302,7 +320,12 @@ class _Frames:
                 body = event.text(alias or event.channel).encode()
                 self._bodies[(event.seq, alias)] = body
             cursor = f"{self._epoch}-{event.seq}".encode() if has_cursor else None
-            frame = self._built[key] = shape.frame(body, cursor)
+            try:
+                frame = shape.frame(body, cursor)
+            except Exception:  # a door's defect must not cost other readers and features the event
+                _log.exception("an event cannot be shown as %s", shape_key)
+                frame = b""
+            self._built[key] = frame
         return frame
 
 

@@ -21,6 +21,7 @@ from clawnet.core.calls.grants import (
 )
 from clawnet.core.channels import Kind, is_pattern, parse, parse_pattern
 from clawnet.core.errors import BadRequest, Forbidden, NotFound
+from clawnet.core.rights import tasks_channel
 from clawnet.core.times import rfc3339
 from clawnet.core.units import Delete, Put
 from clawnet.hub.accounts import need_account
@@ -61,6 +62,11 @@ class Grants:
                 "Only its owner publishes on an agent's channel, so nobody can speak as it.",
                 next="Grant read; whoever is to write to you uses your inbox: agent.<you>.inbox.",
             )
+        if "dispatch" in call.verbs and not _is_tasks_channel(channel):
+            raise BadRequest(
+                "The right to dispatch holds on agent.<id>.tasks alone.",
+                next="Let an account give you work: claw grant ACCOUNT --dispatch.",
+            )
         if call.from_offset is not None:
             self._check_offset(call.from_offset, caller.world, channel)
         before = hub.directory.grant(caller.world, target, channel)
@@ -72,12 +78,17 @@ class Grants:
                     next="Grant a pattern instead of many channels.",
                 )
         verbs = [v for v in VERBS if v in call.verbs or (before and v in before.verbs)]
+        from_offset = call.from_offset
+        is_of_else = before is not None and "read" in before.verbs and "read" not in call.verbs
+        if before is not None and is_of_else and from_offset is None:
+            # What may be read is not said anew by who gives another right on the channel.
+            from_offset = before.from_offset
         record = GrantRecord(
             world=caller.world,
             account=target,
             channel=channel,
             verbs=list(verbs),
-            from_offset=call.from_offset,
+            from_offset=from_offset,
             granted_by=need_account(caller),
             created_ms=hub.clock.wall_ms(),
         )
@@ -226,6 +237,11 @@ class Grants:
                 next=f"Name a channel agent.{own}.<topic>.",
             )
         return LockRecord(world=caller.world, channel=channel.name, is_locked=is_locked)
+
+
+def _is_tasks_channel(channel: str) -> bool:
+    owner = _owner(channel)
+    return owner is not None and channel == tasks_channel(owner)
 
 
 def _owner(channel: str) -> str | None:

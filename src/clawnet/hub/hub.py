@@ -1,7 +1,7 @@
-"""The hub: the one object doors talk to. It wires its parts and holds the publish path.
+"""The hub: the one object doors talk to. It wires its parts, and holds the live sessions.
 
-limits → rights → dedupe → interceptors → rights again → commit → ack → fan-out.
-Everything here runs on one event loop.
+What is published goes limits → rights → dedupe → interceptors → rights again (publishing.py) →
+commit → ack → fan-out. Everything here runs on one event loop.
 """
 
 from __future__ import annotations
@@ -14,26 +14,19 @@ from typing import Any
 import msgspec
 
 from clawnet.core.callers import HUB, Caller
-from clawnet.core.calls.publishing import (
-    Publish,
-    Published,
-)
+from clawnet.core.calls.publishing import Publish, Published
 from clawnet.core.channels import matches
-from clawnet.core.errors import (
-    ClawError,
-    DiskFull,
-    OutcomeUnknown,
-    Unauthenticated,
-    Unavailable,
-)
+from clawnet.core.errors import ClawError, Unauthenticated, Unavailable
 from clawnet.core.events import Draft, Stored
 from clawnet.core.live import End, Outlet, Shape
 from clawnet.core.positions import EpochStart
-from clawnet.core.units import Delete, Put, Unit
+from clawnet.core.units import Delete, Put
 from clawnet.hub import metrics
 from clawnet.hub.attempts import Attempts
+from clawnet.hub.changing import Changing
 from clawnet.hub.committer import Committer
 from clawnet.hub.consumers import Consumers
+from clawnet.hub.controls import ControlBoard
 from clawnet.hub.covered import Covered
 from clawnet.hub.directory import Directory
 from clawnet.hub.fanout import Fanout, World
@@ -45,8 +38,10 @@ from clawnet.hub.lanes import Lane
 from clawnet.hub.presence import Presence
 from clawnet.hub.publishing import Publishing, PublishReply
 from clawnet.hub.ration import Ration
+from clawnet.hub.refusals import Refusals
 from clawnet.hub.registry import register_all
 from clawnet.hub.retention import Retention
+from clawnet.hub.serverlog import ServerLog
 from clawnet.hub.sessions import Session
 from clawnet.hub.settings import HubSettings
 from clawnet.hub.storage import Storage
@@ -58,12 +53,11 @@ from clawnet.hub.watchers import Watchers
 from clawnet.ports.clock import Clock, Randomness
 from clawnet.ports.log import Engine
 
-UNSTORED_EVENTS_MAX = 1_000
-"""So many events of revocations are kept while the disk is full; the revocations all are."""
-
 RESTART_DELAY_S = 1.0
 """How long after a failure one of the hub's loops begins again."""
 
+
+SERVING = ("ready", "restoring")
 
 Handler = Callable[[Any, Caller], Awaitable[Any]]
 _log = logging.getLogger(__name__)
@@ -88,6 +82,7 @@ class Hub:
         self.settings = settings or HubSettings()
         self.clock = clock
         self.randomness = randomness
+        self.is_loopback = is_loopback
         self.directory = Directory(self.settings.channels, is_loopback=is_loopback)
         self.storage = Storage(engine)
         self.fanout = Fanout(log_epoch=lambda: self.log_epoch)
@@ -114,10 +109,14 @@ class Hub:
         self.consumers = Consumers(self)
         self.foreign = Foreign(self)
         self.told = Told()
+        self.refusals = Refusals()
+        self.controls = ControlBoard(self)
         self.retention = Retention(self)
         self.directory.now_ms = self.retention.now_ms
         self.slow: set[Session] = set()
         self.sessions: dict[tuple[str, str | None], set[Session]] = {}
+        self.leaving: set[Session] = set()
+        """Sessions that are over, whose doors may yet send what is queued: see Session.leave()."""
         self.published = 0
         self.refused = 0
         self.loop_lag_s = 0.0
@@ -126,14 +125,13 @@ class Hub:
         self._engine = engine
         self._on_failed = on_failed
         self._handlers: dict[type, tuple[Handler, bool]] = {}
-        self._changing = asyncio.Lock()
-        self._unstored: dict[str, Put | Delete] = {}
-        self._unstored_events: tuple[Draft, ...] = ()
+        self._changing = Changing(self)
         self.publishing = Publishing(self)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._committer: Committer | None = None
         self._features: list[Feature] = []
         self._rights_followers: tuple[Callable[[str, str], None], ...] = ()
+        self.server_log = ServerLog(self)
         register_all(self)
 
     # --- life ---------------------------------------------------------------
@@ -143,12 +141,13 @@ class Hub:
         self._committer = Committer(self._engine, on_stored=self._stored, on_failed=self._failed)
         await self.storage.read(lambda _: self.vault.load(self._engine))
         self.fanout.position = self._engine.last_seq
-        await self._load_channels()
+        worlds = {account.world for account in self.directory.all_accounts()} | {"main"}
+        await self.fanout.load(self.storage, worlds)
         await self.consumers.load()
         await self.retention.load()
         for feature in self._features:
             await feature.load()
-        self.state = "ready"
+        self.state = "ready" if self.committer.held is None else "restoring"
         for run in (self._sweep, self.presence.run, self.consumers.run, self.retention.run):
             self.spawn(self._forever(run))
         for feature in self._features:
@@ -156,7 +155,7 @@ class Hub:
 
     async def stop_accepting(self) -> None:
         """From now on publishes are refused as Unavailable; what is queued goes on."""
-        if self.state == "ready":
+        if self.state in SERVING:
             self.state = "stopping"
 
     async def drain(self) -> None:
@@ -180,6 +179,8 @@ class Hub:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._committer.close()
             self._committer = None
+        # Nothing is revoked any more; their connections end with the server.
+        self.leaving.clear()
         self.storage.close()
         await asyncio.to_thread(self._engine.close)
 
@@ -264,9 +265,15 @@ class Hub:
 
     # --- callers ------------------------------------------------------------
 
-    def authenticate(self, token: str) -> Caller:
-        """The caller of a token. Raises Unauthenticated."""
-        caller = self.vault.authenticate(token, now_ms=self.retention.now_ms())
+    def authenticate(self, token: str, *, is_last: bool = True) -> Caller:
+        """The caller of a token. Raises Unauthenticated. `is_last`: what is none is refused; else
+        it is looked at as something else, which has its own refusals."""
+        try:
+            caller = self.vault.authenticate(token, now_ms=self.retention.now_ms())
+        except ClawError as error:
+            if is_last:
+                self.refusals.note(None, "a token", error)
+            raise
         if caller.token_id is not None:
             self.uses.marks.add(caller.token_id)
         return caller
@@ -296,28 +303,20 @@ class Hub:
 
     async def call(self, request: Any, *, caller: Caller) -> Any:
         """Answer a typed request of core.calls for a caller. Raises ClawError."""
-        self.refuse_unless_ready()
+        self.refuse_unless_serving()
         self.ration.take_call(caller)
         known = self._handlers.get(type(request))
         assert known is not None, f"nothing handles {type(request).__name__}"
         handler, is_change = known
         caller = self.directory.refresh(caller)
-        if is_change:
-            return await asyncio.shield(self.spawn(self._change(handler, request, caller)))
-        return await handler(request, caller)
-
-    async def _change(self, handler: Handler, request: Any, caller: Caller) -> Any:
-        # No deadline: the committer answers every unit, so the lock is always given back.
-        async with self._changing:
-            try:
-                answer = await handler(request, self.directory.refresh(caller))
-            except (DiskFull, OutcomeUnknown, Unavailable):
-                raise
-            except ClawError:
-                await self._store_narrowings()
-                raise
-            await self._store_narrowings()
-            return answer
+        try:
+            if is_change:
+                changing = self._changing.run(handler, request, caller)
+                return await asyncio.shield(self.spawn(changing))
+            return await handler(request, caller)
+        except ClawError as error:
+            self.refusals.note(caller, type(request).__name__, error)
+            raise
 
     # --- publishing ---------------------------------------------------------
 
@@ -353,32 +352,7 @@ class Hub:
         must come to disk (`kept`; None is all of it) is stored with the next change, so
         that a repeated revoke is acknowledged only when a restart cannot undo it.
         """
-        unit = Unit(
-            drafts=(*self._unstored_events, *events),
-            changes=(*self._unstored.values(), *changes),
-            is_narrowing=is_narrowing,
-        )
-        try:
-            await self.committer.commit(unit)
-        except (DiskFull, Unavailable):
-            if is_narrowing:
-                self._unstored.update({c.key: c for c in (changes if kept is None else kept)})
-                unstored = (*self._unstored_events, *(events if kept is None else ()))
-                self._unstored_events = unstored[-UNSTORED_EVENTS_MAX:]
-            raise
-        self._unstored, self._unstored_events = {}, ()
-
-    async def _store_narrowings(self) -> None:
-        """Store what could not be stored when it came into force. Under the lock of changes."""
-        if self._unstored:
-            await self.change(is_narrowing=True)
-
-    async def _retry_narrowings(self) -> None:
-        async with self._changing:
-            try:
-                await self._store_narrowings()
-            except ClawError as error:
-                _log.warning("a revocation is not stored yet: %s", error.message)
+        await self._changing.commit(*changes, events=events, is_narrowing=is_narrowing, kept=kept)
 
     def note(self, caller: Caller, channel: str, type: str, data: Any) -> Draft:
         """An event in which the hub records what `caller` did. `data` is a JSON-able value."""
@@ -391,22 +365,30 @@ class Hub:
     # --- live ---------------------------------------------------------------
 
     def open(
-        self, caller: Caller, outlet: Outlet, shape: Shape, *, is_merged: bool = True
+        self,
+        caller: Caller,
+        outlet: Outlet,
+        shape: Shape,
+        *,
+        is_merged: bool = True,
+        is_onlooker: bool = False,
     ) -> Session:
-        """Begin a live session; `is_merged`: its events come in seq order over all channels.
+        """Begin a live session; `is_merged`: its events come in seq order over all channels,
+        `is_onlooker`: the account does not count as there by it.
 
         Raises TooManySubscriptions, Unauthenticated, Unavailable.
         """
-        self.refuse_unless_ready()
+        self.refuse_unless_serving()
         # The door may have waited since it authenticated the caller; a session that begins
         # with a revoked token would never be looked at again.
         caller = self.directory.refresh(caller)
         session = Session(self, caller, outlet, shape, is_merged=is_merged)
+        session.is_onlooker = is_onlooker
         key = (caller.world, caller.account)
         peers = self.sessions.setdefault(key, set())
         self.ration.check_sessions(caller, len(peers))
         peers.add(session)
-        if caller.account is not None:
+        if caller.account is not None and not is_onlooker:
             self.presence.connected(caller.world, caller.account)
         return session
 
@@ -421,7 +403,7 @@ class Hub:
                 self.uses.marks.add(session.caller.token_id)
             if not peers:
                 del self.sessions[key]
-            if session.caller.account is not None:
+            if session.caller.account is not None and not session.is_onlooker:
                 self.presence.disconnected(session.caller.world, session.caller.account)
 
     def covered(self, world: World, subscription: Subscription) -> set[str]:
@@ -454,7 +436,7 @@ class Hub:
         they were given; without either anything may have changed.
         """
         self.fanout.rights_changed(world)
-        for session in list(self.sessions.get((world, account), ())):
+        for session in self._given_to(world, account):
             self._recheck(session, narrowed, widened)
         self._tell_rights(world, account)
 
@@ -463,18 +445,23 @@ class Hub:
     ) -> None:
         """Apply a changed lock to all live sessions of the world, now. No await."""
         self.fanout.rights_changed(world)
-        for (of_world, _), peers in list(self.sessions.items()):
-            if of_world == world:
-                for session in list(peers):
-                    self._recheck(session, narrowed, widened)
+        for session in (*self._all_sessions(), *self.leaving):
+            if session.caller.world == world:
+                self._recheck(session, narrowed, widened)
 
     def token_revoked(self, world: str, account: str) -> None:
         """End the live sessions of an account whose token is gone, now. No await."""
-        for session in list(self.sessions.get((world, account), ())):
+        for session in self._given_to(world, account):
             token_id = session.caller.token_id
             if token_id is not None and self.directory.caller(token_id) is None:
                 session.end(End.REVOKED)
         self._tell_rights(world, account)
+
+    def _given_to(self, world: str, account: str) -> list[Session]:
+        """The sessions of an account by which it is or may yet be given something."""
+        whose = (world, account)
+        leaving = [s for s in self.leaving if (s.caller.world, s.caller.account) == whose]
+        return [*self.sessions.get(whose, ()), *leaving]
 
     def _tell_rights(self, world: str, account: str) -> None:
         for follower in self._rights_followers:
@@ -499,9 +486,20 @@ class Hub:
         return {s.caller.token_id for s in sessions if s.caller.token_id is not None}
 
     def refuse_unless_ready(self) -> None:
-        """Raise Unavailable while the hub starts, stops or has failed."""
+        """Raise Unavailable while the hub starts, restores, stops or has failed."""
         if self.state != "ready":
             raise Unavailable(f"The hub is {self.state}.", retry_after_s=1.0)
+
+    def refuse_unless_serving(self) -> None:
+        """The same, but a hub that restores goes on with what stores nothing."""
+        if self.state not in SERVING:
+            raise Unavailable(f"The hub is {self.state}.", retry_after_s=1.0)
+
+    def restored(self) -> None:
+        """What a hub that began empty was to be given back is there: it takes publishes."""
+        self.committer.held = None
+        if self.state == "restoring":
+            self.state = "ready"
 
     def _stored(self, stored: list[Stored]) -> None:
         self.fanout.deliver(stored)
@@ -524,20 +522,6 @@ class Hub:
     def _all_sessions(self) -> list[Session]:
         return [session for peers in self.sessions.values() for session in peers]
 
-    async def _load_channels(self) -> None:
-        """Learn the names that patterns choose from."""
-        for world in {account.world for account in self.directory.all_accounts()} | {"main"}:
-            found = self.fanout.world(world)
-            after = ""
-            while True:
-                page = await self.storage.read(
-                    lambda log, w=world, a=after: log.channels(w, after=a, limit=1_000)  # type: ignore[misc]
-                )
-                if not page:
-                    break
-                found.learn(head.name for head in page)
-                after = page[-1].name
-
     async def _sweep(self) -> None:
         """Once a second: end sessions without progress, and those whose token expired."""
         loop = asyncio.get_running_loop()
@@ -552,8 +536,11 @@ class Hub:
             for session in list(self.slow):
                 if session.is_stuck():
                     session.end(End.SLOW)
-            if self._unstored and not self._changing.locked() and self.is_ready:
-                self.spawn(self._retry_narrowings())
+            for session in list(self.leaving):
+                if session.is_stuck():
+                    session.outlet.retract()
+            if self._changing.is_due and self.is_ready:
+                self.spawn(self._changing.retry())
             now_ms = self.retention.now_ms()
             for session in self._all_sessions():
                 expires_ms = session.caller.expires_ms

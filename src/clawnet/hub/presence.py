@@ -2,20 +2,25 @@
 
 A return within `offline_after_s` tells nobody anything; changes are batched
 into one event a second on system.presence. Who is connected and did nothing
-(published, called, subscribed) for `idle_after_s` is idle: there, but perhaps asleep.
+(published, called, subscribed) for `idle_after_s` is idle: there, but perhaps asleep. An account
+may say itself that it is idle or online, with a text; doing something ends an idleness, and a
+text with it that was said about it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from clawnet.core.callers import HUB, Caller
+from clawnet.core.calls.chat import SetStatus
 from clawnet.core.calls.presence import PresenceInfo, PresenceList, ReadPresence
-from clawnet.core.errors import BadRequest, ClawError
+from clawnet.core.errors import BadRequest, ClawError, Conflict
 from clawnet.core.times import rfc3339
 from clawnet.core.units import Unit
 from clawnet.hub.accounts import need_account
@@ -31,7 +36,15 @@ IDLE_PER_TICK_MAX = 2_000
 TIMES_SLACK = 1_000
 """So many times of accounts that were deleted may be kept besides those of the living."""
 
+TEXT_MAX_CHARS = 200
+FOLLOWERS_MAX = 32
+
 _Key = tuple[str, str]
+Follower = Callable[[str, str, str], None]
+
+_OFFLINE: tuple[str, str | None] = ("offline", None)
+
+_log = logging.getLogger(__name__)
 
 
 class Presence:
@@ -50,8 +63,13 @@ class Presence:
         """When each that is online was last active, longest ago first, by the steady clock."""
         self._changed: dict[_Key, None] = {}
         """Whose status may have changed since it was last told, in order."""
-        self._told: dict[_Key, str] = {}
-        """What was last told of each that is not offline."""
+        self._told: dict[_Key, tuple[str, str | None]] = {}
+        """What was last told of each that is not offline: its status and its text."""
+        self._texts: dict[_Key, str] = {}
+        """What each that is online says of its status."""
+        self._by_word: set[_Key] = set()
+        """Who is idle because it said so."""
+        self._followers: tuple[Follower, ...] = ()
         self._seen: dict[_Key, int] = {}
         """When each was connected last, ms; kept for who has gone, since this start."""
         self._visits: dict[_Key, int] = {}
@@ -61,6 +79,15 @@ class Presence:
 
     def register(self) -> None:
         self._hub.handle(ReadPresence, self.read)
+        self._hub.handle(SetStatus, self.set_status)
+
+    def follow(self, follower: Follower) -> None:
+        """Call `follower(world, account, status)` whenever a change is told, its text alone too.
+
+        Nobody's return within `offline_after_s` is told. Must be quick, and may not wait.
+        """
+        assert len(self._followers) < FOLLOWERS_MAX, "followers stay; one for each part is enough"
+        self._followers = (*self._followers, follower)
 
     def connected(self, world: str, account: str) -> None:
         """A session of the account began."""
@@ -111,27 +138,33 @@ class Presence:
             del self._leaving[key]
             self._idle.pop(key, None)
             self._used.pop(key, None)
+            self._by_word.discard(key)
+            self._texts.pop(key, None)
             if self._online.pop(key, None) is not None:
                 self._changed[key] = None
         if not self._changed or self._hub.state != "ready":
             return
-        changes: dict[_Key, str] = {}
+        changes: dict[_Key, tuple[str, str | None]] = {}
         held: dict[_Key, None] = {}
         for key in self._changed:
-            status, told = self.status(*key), self._told.get(key, "offline")
-            if status != "offline" and told == "offline" and key in self._leaving:
+            status, told = self.status(*key), self._told.get(key, _OFFLINE)
+            now = (status, self._texts.get(key))
+            if status != "offline" and told == _OFFLINE and key in self._leaving:
                 # Who has left again already is told of only if it comes back in time.
                 held[key] = None
-            elif status != told:
-                changes[key] = status
+            elif now != told:
+                changes[key] = now
         self._changed = held
-        for key, status in changes.items():
-            if status == "offline":
+        for key, now in changes.items():
+            if now == _OFFLINE:
                 self._told.pop(key, None)
             else:
-                self._told[key] = status
+                self._told[key] = now
         if changes:
             self._tell(changes)
+            for follower in self._followers:
+                for (world, account), (status, _) in changes.items():
+                    _follow(follower, world, account, status)
 
     def status(self, world: str, account: str) -> str:
         """online, idle or offline."""
@@ -139,6 +172,52 @@ class Presence:
         if key not in self._online:
             return "offline"
         return "idle" if key in self._idle else "online"
+
+    def text(self, world: str, account: str) -> str | None:
+        """What the account says of its status; None if nothing, or if it is offline."""
+        return self._texts.get((world, account))
+
+    def since_ms(self, world: str, account: str) -> int | None:
+        """Since when it is online or idle, ms; None if it is offline."""
+        key = (world, account)
+        return self._since(world, account) if key in self._online else None
+
+    def online(self, world: str) -> list[str]:
+        """The accounts of a world that are online or idle."""
+        return [account for of_world, account in self._online if of_world == world]
+
+    def say(self, world: str, account: str, status: str, text: str | None) -> None:
+        """An account that is there says that it is `online` or `idle`, and why (admitted)."""
+        key = (world, account)
+        assert key in self._online, "who is not there says nothing of its status"
+        if status == "online":
+            self._awake(key)
+        else:
+            # What it did before it said so, within this second, does not wake it.
+            self._hub.ration.active.discard(key)
+            self._used.pop(key, None)
+            self._by_word.add(key)
+            if key not in self._idle:
+                self._idle[key] = self._hub.clock.wall_ms()
+        if text is None:
+            self._texts.pop(key, None)
+        else:
+            self._texts[key] = text
+        self._changed[key] = None
+
+    async def set_status(self, call: SetStatus, caller: Caller) -> PresenceInfo:
+        """Raises BadRequest, and Conflict for who is not connected."""
+        account = need_account(caller)
+        self._hub.ration.was_no_activity(caller)
+        text = admit_text(call.text)
+        if (caller.world, account) not in self._online:
+            raise Conflict(
+                "Who is not connected is offline and has no other status.",
+                next="Open a live connection first (WebSocket, SSE or Socket.IO), then say it.",
+                reason="offline",
+            )
+        self.say(caller.world, account, call.status, text)
+        return self._info(caller.world, account)
 
     def _note(self, times: dict[_Key, int], key: _Key) -> None:
         times[key] = self._hub.clock.wall_ms()
@@ -171,14 +250,17 @@ class Presence:
         """An account is active now."""
         self._used.pop(key, None)
         self._used[key] = self._hub.clock.steady_s()
+        if key in self._by_word:
+            self._by_word.discard(key)
+            self._texts.pop(key, None)
         if self._idle.pop(key, None) is not None:
             self._online[key] = self._hub.clock.wall_ms()
             self._changed[key] = None
 
-    def _tell(self, changes: dict[_Key, str]) -> None:
+    def _tell(self, changes: dict[_Key, tuple[str, str | None]]) -> None:
         now = rfc3339(self._hub.clock.wall_ms())
         by_world: dict[str, list[dict[str, str]]] = {}
-        for (world, account), status in changes.items():
+        for (world, account), (status, text) in changes.items():
             found = self._hub.directory.account(world, account)
             told = {
                 "account": account,
@@ -186,6 +268,8 @@ class Presence:
                 "status": status,
                 "since": now,
             }
+            if text is not None:
+                told["text"] = text
             by_world.setdefault(world, []).append(told)
         for world, told_all in by_world.items():
             voice = msgspec.structs.replace(HUB, world=world)
@@ -219,16 +303,37 @@ class Presence:
             if world == caller.world and account > call.after
         )
         page = behind[: call.limit]
-        infos = []
-        for account in page:
-            found = self._hub.directory.account(caller.world, account)
-            infos.append(
-                PresenceInfo(
-                    account=account,
-                    handle=found.handle if found else account,
-                    status=self.status(caller.world, account),
-                    since=rfc3339(self._since(caller.world, account)),
-                )
-            )
+        infos = [self._info(caller.world, account) for account in page]
         following = page[-1] if len(behind) > len(page) else None
         return PresenceList(accounts=infos, next=following)
+
+    def _info(self, world: str, account: str) -> PresenceInfo:
+        found = self._hub.directory.account(world, account)
+        return PresenceInfo(
+            account=account,
+            handle=found.handle if found else account,
+            status=self.status(world, account),
+            since=rfc3339(self._since(world, account)),
+            text=self.text(world, account),
+        )
+
+
+def admit_text(text: str | None) -> str | None:
+    """What an account says of its status, as it is shown; "" is nothing. Raises BadRequest."""
+    if text is None or not text.strip():
+        return None
+    shown = text.strip()
+    if len(shown) > TEXT_MAX_CHARS or not shown.isprintable():
+        raise BadRequest(
+            "This text cannot stand beside a status.",
+            next=f"Use at most {TEXT_MAX_CHARS} printable characters in one line.",
+            parameter="text",
+        )
+    return shown
+
+
+def _follow(follower: Follower, world: str, account: str, status: str) -> None:
+    try:
+        follower(world, account, status)
+    except Exception:  # a defect in one part must not keep the others from what is told
+        _log.exception("a follower of presence failed")

@@ -107,6 +107,7 @@ class Publishing:
             self._submit(caller, call, draft, reply)
         except ClawError as error:
             self._hub.refused += 1
+            self._hub.refusals.note(caller, call.channel, error)
             reply(error)
 
     async def publish_wait(self, caller: Caller, call: Publish) -> Published:

@@ -21,6 +21,8 @@ class Ration:
         self.active: set[tuple[str, str | None]] = set()
         """Who published, called or subscribed since presence last looked. Measured: beside the
         bucket (600 ns) it costs a publish nothing that can be told from noise."""
+        self._was_active = False
+        """Whether who made the last call was among them before it."""
 
     def take_publish(self, caller: Caller, n: int) -> None:
         """Raises RateLimited with the time to wait."""
@@ -36,11 +38,18 @@ class Ration:
         """Raises RateLimited with the time to wait. `n`: what costs as much as so many calls."""
         limits = self._settings
         key = (caller.world, caller.account)
+        self._was_active = key in self.active
         self.active.add(key)
         # What a stranger may call has limits of its own, so that anonymous readers do not share
         # theirs with who guesses at invitations.
         if limits.enabled and not caller.is_hub and caller is not STRANGER:
             self._take(self._calls, key, n, limits.calls_per_s, limits.calls_burst)
+
+    def was_no_activity(self, caller: Caller) -> None:
+        """The call that is being answered is no sign of life of who works there (telemetry, a
+        status by one's own word). Only before the first await of its handler."""
+        if not self._was_active:
+            self.active.discard((caller.world, caller.account))
 
     def check_sessions(self, caller: Caller, present: int) -> None:
         """Raises TooManySubscriptions if the account holds as many sessions as it may."""

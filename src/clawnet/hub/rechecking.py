@@ -49,6 +49,11 @@ def recheck(session: Session, caller: Caller, *, narrowed: str | None, widened: 
     if on == EVERYTHING:
         on = None
     session.caller = caller
+    if session.is_closed:
+        # It follows nothing any more; all that it followed was noted as it left.
+        if narrowed is not None and _is_noted(session, narrowed) and _is_hidden(session, narrowed):
+            session.outlet.retract()
+        return
     denied: list[tuple[Subscription, str, ClawError]] = []
     is_held = narrowed is not None and _is_noted(session, narrowed)
     for subscription in session.subscriptions.values():

@@ -32,6 +32,7 @@ def register_all(hub: Hub) -> None:
     hub.attach(Invitations(hub))
     hub.attach(Tokens(hub))
     hub.attach(hub.uses)
+    hub.attach(hub.controls)
     Grants(hub).register()
     Archive(hub).register()
     hub.consumers.register()

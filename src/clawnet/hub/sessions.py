@@ -24,13 +24,7 @@ from clawnet.core.channels import Channel, canonical, is_pattern, parse, parse_p
 from clawnet.core.errors import BadRequest, ClawError, TooManySubscriptions, Unauthenticated
 from clawnet.core.events import place_of, quote_name, seq_of
 from clawnet.core.live import ChunkShape, End, LiveShape, Outlet, Shape
-from clawnet.core.rights import (
-    Coverage,
-    Verb,
-    classify,
-    require,
-    uncovered,
-)
+from clawnet.core.rights import Coverage, Verb, classify, require, uncovered
 from clawnet.hub import rechecking
 from clawnet.hub.lanes import Lane
 from clawnet.hub.places import Place, Places
@@ -50,8 +44,8 @@ _log = logging.getLogger(__name__)
 class Session:
     """One live connection's side of the hub. Made by Hub.open(); all on the loop.
 
-    The door calls pause() when its transport is above the high-water mark,
-    resume() when it has drained and close() when it is gone.
+    The door calls pause() when its transport is above the high-water mark, resume() when it has
+    drained, leave() when it ends the session itself and close() when the transport is gone.
     """
 
     PENDING_MAX = 512
@@ -68,6 +62,7 @@ class Session:
         "hub",
         "is_closed",
         "is_merged",
+        "is_onlooker",
         "is_paused",
         "is_sole",
         "lane",
@@ -97,6 +92,8 @@ class Session:
         self.aliases: dict[str, str] = {}
         self.is_merged = is_merged
         """Whether what it follows is written in seq order over all channels, or per channel."""
+        self.is_onlooker = False
+        """Whether its account does not count as there by it."""
         self.is_sole = True
         self.is_paused = False
         self.is_closed = False
@@ -124,7 +121,8 @@ class Session:
         """
         self._refuse_if_closed()
         self.hub.ration.active.add((self.caller.world, self.caller.account))
-        exact, patterns, aliases = self._selected(call.channels)
+        with self.hub.refusals.noting(self.caller, "subscribe"):
+            exact, patterns, aliases = self._selected(call.channels)
         place = Places.of_call(call, exact, patterns)
         subscription = self._begin(exact, patterns, aliases)
         head = self.hub.fanout.position
@@ -150,7 +148,8 @@ class Session:
         self._refuse_if_closed()
         assert not self.is_merged, "a merged session has one shape"
         self.hub.ration.active.add((self.caller.world, self.caller.account))
-        exact, _, aliases = self._selected((name,))
+        with self.hub.refusals.noting(self.caller, "subscribe"):
+            exact, _, aliases = self._selected((name,))
         subscription = self._begin(exact, (), aliases)
         canonical_name = next(iter(exact))
         if shape is not None:
@@ -237,13 +236,22 @@ class Session:
             if self.resumed is not None:
                 self.resumed.set()
 
-    def close(self) -> None:
-        """The connection is gone. Idempotent. Of thousands of subscriptions some end each turn."""
+    def leave(self) -> None:
+        """The session is over; its client may yet be given what is queued, until close()."""
         if self.is_closed:
             return
-        self.is_closed = True
-        self._end_some()
-        self.hub.closed(self)
+        followed = self.subscriptions.values()
+        rechecking.note(self, (name for s in followed for name in (*s.exact, *s.patterns)))
+        if self.noted is not None:
+            self.progressed()
+            self.hub.leaving.add(self)
+        self._finish()
+
+    def close(self) -> None:
+        """The connection is gone. Idempotent."""
+        self.hub.leaving.discard(self)
+        if not self.is_closed:
+            self._finish()
 
     # --- what the hub calls -------------------------------------------------
 
@@ -404,6 +412,12 @@ class Session:
         subscription.task = None
         if self.is_paused:
             self.fall_back()
+
+    def _finish(self) -> None:
+        """Of thousands of subscriptions some end each turn."""
+        self.is_closed = True
+        self._end_some()
+        self.hub.closed(self)
 
     def _end_some(self) -> None:
         for subscription in list(islice(self.subscriptions.values(), ENDED_PER_TURN)):
@@ -577,6 +591,9 @@ class Session:
         return gap if alias is None else msgspec.structs.replace(gap, channel=alias)
 
     def end(self, reason: End) -> None:
-        """Have the door end the connection, then forget it."""
-        self.outlet.close(reason)
-        self.close()
+        """Have the door end the connection. If it does so already, a revoke takes back the rest."""
+        if not self.is_closed:
+            self.outlet.close(reason)
+            self.leave()
+        elif reason is End.REVOKED:
+            self.outlet.retract()

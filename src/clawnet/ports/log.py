@@ -111,6 +111,9 @@ class Log(Protocol):
                  W3C trace id the key names, by seq; the two kinds of key never meet.
     L11 spared   a trim by rule removes only what is_due() names, whatever lies around it; a piece
                  looks at a bounded number of events, removed or not.
+    L12 blanked  the events that a committed unit blanks (Unit.blanks) have `null` as data and the
+                 member "deleted" from then on, in every read, and nothing else of them changes:
+                 place, id and dedupe key stay. Blanking twice, or what is not there, is no error.
 
     `is_blocking` engines are called on threads: commit() from one writer
     thread only, reads from others at the same time; the others inline on the loop.

@@ -1,15 +1,16 @@
-"""Promises L10 and L11 of clawnet.ports.log as tests that every engine must pass.
+"""Promises L10 to L12 of clawnet.ports.log as tests that every engine must pass.
 
 Used like clawnet.testing.log_suite, beside it.
 """
 
 from __future__ import annotations
 
+from clawnet.core.errors import Conflict, DedupeConflict
 from clawnet.core.trace import correlation_key, trace_key
-from clawnet.core.units import Unit
+from clawnet.core.units import Committed, Put, Unit
 from clawnet.ports.log import READ_MAX_EVENTS, Engine, IsDue, Missing, Piece
 from clawnet.testing.drafts import WORLD, draft, publish
-from clawnet.testing.log_suite import Storage, lines, read_all, stored, texts, trimmed
+from clawnet.testing.log_suite import Storage, committed, lines, read_all, stored, texts, trimmed
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 OTHER_TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
@@ -255,3 +256,66 @@ class TrimSuite:
         assert len(read_all(lambda o: engine.read_channel(WORLD, "room.a", after=o), start=0)) == (
             1_600
         )
+
+
+class BlankSuite:
+    """L12: what is blanked says nothing any more and keeps its place."""
+
+    def test_l12_a_blanked_event_says_nothing_in_every_read_and_keeps_its_place(
+        self, storage: Storage
+    ) -> None:
+        engine = storage.open()
+        key = draft(key="k", data='{"text":"secret"}', correlation_id="c")
+        events = stored(engine, publish(), Unit(drafts=(key,)), publish("room.b"), publish())
+        # In the same group as what else happens, and in a unit with an event of its own.
+        committed(engine, publish("room.b"), Unit(drafts=(draft(type="x.deleted"),), blanks=(2,)))
+        first, secret, other, last = events
+        blank = secret.text().replace(',"data":{"text":"secret"}', ',"deleted":true,"data":null')
+        for run in range(2 if engine.is_durable else 1):
+            log = storage.open() if run else engine
+            assert log.get(WORLD, 2) == blank.encode()
+            assert lines(log.read_channel(WORLD, "room.a"))[:3] == [
+                first.text().encode(),
+                blank.encode(),
+                last.text().encode(),
+            ]
+            assert lines(log.read_channel_reverse(WORLD, "room.a", before=3))[0] == blank.encode()
+            names = frozenset({"room.a", "room.b"})
+            walked = lines(log.read_log(WORLD, names, after_seq=0))
+            assert walked[1:3] == [blank.encode(), other.text().encode()]
+            assert lines(log.correlated(WORLD, correlation_key("c"))) == [blank.encode()]
+            # The key still answers with the first event, and is not free for others.
+            again, conflict = log.commit(
+                [Unit(drafts=(key,)), publish(key="k", data='{"text":"other"}')]
+            )
+            assert isinstance(again, Committed)
+            assert [event.seq for event in again.events] == [2]
+            assert isinstance(conflict, DedupeConflict)
+
+    def test_l12_blanking_twice_or_what_is_not_there_changes_nothing(
+        self, storage: Storage
+    ) -> None:
+        engine = storage.open()
+        stored(engine, publish(), publish())
+        committed(engine, Unit(blanks=(1,)))
+        blank = engine.get(WORLD, 1)
+        done = engine.commit([Unit(blanks=(1, 1, 0, -1, 3, 99)), publish(), Unit(blanks=(1,))])
+        assert [type(outcome) for outcome in done] == [Committed] * 3
+        assert engine.get(WORLD, 1) == blank
+        # What was blanked before it was stored is as it was said.
+        for seq in (2, 3):
+            told = engine.get(WORLD, seq)
+            assert told is not None
+            assert b'"data":{"n":1}' in told
+        assert engine.trim_before(1) == 1
+        committed(engine, Unit(blanks=(1,)))
+        assert engine.get(WORLD, 1) is None
+
+    def test_l12_a_refused_unit_blanks_nothing(self, storage: Storage) -> None:
+        engine = storage.open()
+        stored(engine, publish())
+        refused = Unit(changes=(Put("room/a", "1", 7),), blanks=(1,))
+        assert isinstance(engine.commit([refused])[0], Conflict)
+        told = engine.get(WORLD, 1)
+        assert told is not None
+        assert b"deleted" not in told

@@ -22,7 +22,7 @@ from clawnet.core.cursors import Since
 from clawnet.core.errors import ClawError, DiskFull, OutcomeUnknown
 from clawnet.core.units import Outcome, Unit
 from clawnet.engines.memory import MemoryEngine
-from clawnet.features import attach_all
+from clawnet.features import FeatureSettings, attach_all
 from clawnet.hub.hub import Hub
 from clawnet.hub.sessions import Session
 from clawnet.hub.settings import HubSettings
@@ -69,6 +69,7 @@ class HubRig:
         self.clock = clock
         self.engine = engine
         self.failures: list[ClawError] = []
+        self.features: FeatureSettings | None = None
         self._starts = 0
 
     # --- accounts -----------------------------------------------------------
@@ -164,7 +165,7 @@ class HubRig:
             on_failed=self.failures.append,
             seed=f"hub {self._starts}",
         )
-        attach_all(self.hub)
+        attach_all(self.hub, self.features)
         await self.hub.start()
 
 
@@ -261,6 +262,7 @@ async def started_hub(
     *,
     engine: Engine | None = None,
     is_loopback: bool = True,
+    features: FeatureSettings | None = None,
 ) -> AsyncIterator[HubRig]:
     """A hub on the memory engine (or the one given) until the block ends."""
     clock = LoopClock()
@@ -270,7 +272,8 @@ async def started_hub(
     hub = make_hub(faulty, clock, settings, is_loopback=is_loopback, on_failed=failures.append)
     rig = HubRig(hub, clock, faulty)
     rig.failures = failures
-    attach_all(hub)
+    rig.features = features
+    attach_all(hub, features)
     await hub.start()
     try:
         yield rig

@@ -77,7 +77,7 @@ def texts(events: list[Stored]) -> list[bytes]:
 
 
 class LogSuite:
-    """L1 to L9; L10 and L11 are in clawnet.testing.chain_suite."""
+    """L1 to L9; L10 to L12 are in clawnet.testing.chain_suite."""
 
     # L1 dense
 

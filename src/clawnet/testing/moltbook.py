@@ -16,6 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
+from clawnet.testing.listening import Listening
+
 PATH = "/api/v1"
 KEY = "moltbook_key_of_the_hub"
 APP_KEY = "moltdev_key_of_the_hub"
@@ -47,10 +49,11 @@ class Asked:
     body: Any
 
 
-class FakeMoltbook:
+class FakeMoltbook(Listening):
     """`url` is what identity.moltbook_url is set to; `asked` is every request that came."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.url = ""
         self.agents: dict[str, FakeAgent] = {}
         self.tokens: dict[str, tuple[str, str]] = {}
@@ -62,7 +65,6 @@ class FakeMoltbook:
         self.asked: list[Asked] = []
         self.taken_bytes = 0
         """Through transport(): so much of its bodies was read."""
-        self._server: asyncio.Server | None = None
 
     # --- what tests do with it ----------------------------------------------
 
@@ -80,16 +82,7 @@ class FakeMoltbook:
 
     async def start(self, port: int = 0) -> None:
         """Listen; on the same port again after stop(), if it is given."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
-        port = self._server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}{PATH}"
-
-    async def stop(self) -> None:
-        """Be down."""
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()
-            await server.wait_closed()
+        self.url = f"http://127.0.0.1:{await self.listen(port)}{PATH}"
 
     def transport(self) -> httpx.MockTransport:
         """The same answers without a network, for tests in which no time passes."""
@@ -181,31 +174,24 @@ class FakeMoltbook:
             shown = {**shown, "content-length": str(len(body))}
         return httpx.Response(status, headers=shown, stream=_Taken(self, body))
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            first, *lines = head.strip().split("\r\n")
-            method, target, _ = first.split(" ")
-            pairs = [line.split(":", 1) for line in lines]
-            headers = {name.lower(): value.strip() for name, value in pairs}
-            body = await reader.readexactly(int(headers.get("content-length", "0")))
-            if self.trouble == "slow":
-                # Until the client gives up.
-                await reader.read()
-                return
-            status, shown, answer = self.answer(_asked(method, target, headers, body))
-            if self.trouble != "large_unannounced":
-                shown = {**shown, "content-length": str(len(answer))}
-            text = "".join(f"{name}: {value}\r\n" for name, value in shown.items())
-            writer.write(f"HTTP/1.1 {status} X\r\n{text}connection: close\r\n\r\n".encode())
-            for at in range(0, len(answer), CHUNK_BYTES):
-                writer.write(answer[at : at + CHUNK_BYTES])
-                await writer.drain()
-        except (OSError, asyncio.IncompleteReadError):
-            # The client went away, as one that has seen enough does.
-            pass
-        finally:
-            writer.close()
+    async def respond(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        asked: tuple[str, str, dict[str, str], bytes],
+    ) -> None:
+        if self.trouble == "slow":
+            # Until the client gives up.
+            await reader.read()
+            return
+        status, shown, answer = self.answer(_asked(*asked))
+        if self.trouble != "large_unannounced":
+            shown = {**shown, "content-length": str(len(answer))}
+        text = "".join(f"{name}: {value}\r\n" for name, value in shown.items())
+        writer.write(f"HTTP/1.1 {status} X\r\n{text}connection: close\r\n\r\n".encode())
+        for at in range(0, len(answer), CHUNK_BYTES):
+            writer.write(answer[at : at + CHUNK_BYTES])
+            await writer.drain()
 
 
 class _Taken(httpx.AsyncByteStream):

@@ -24,6 +24,8 @@ from clawnet.doors.gate import Gate
 from clawnet.doors.http.app import HttpDoor, build_app
 from clawnet.doors.protocol import Seam
 from clawnet.doors.server import HubServer, ServerSettings
+from clawnet.doors.socketio.door import SocketioDoor
+from clawnet.doors.socketio.settings import SocketioSettings
 from clawnet.doors.tls import TlsContext
 from clawnet.doors.wheel import Wheel
 from clawnet.doors.ws.door import PATH, WebSocketDoor
@@ -36,6 +38,9 @@ from clawnet.ports.log import Engine
 MakeApp = Callable[[Hub], Any]
 
 
+LAST_TURNS = 5
+
+
 @dataclass(kw_only=True)
 class Running:
     """A running hub. `url` is http://127.0.0.1:<port>, `ws_url` the native WebSocket."""
@@ -44,6 +49,7 @@ class Running:
     server: HubServer
     connections: Connections
     centrifugo: CentrifugoDoor
+    socketio: SocketioDoor
     url: str
     ws_url: str
     port: int
@@ -106,6 +112,7 @@ async def running_hub(
     tls: TlsContext | None = None,
     features: FeatureSettings | None = None,
     centrifugo: CentrifugoSettings | None = None,
+    socketio: SocketioSettings | None = None,
 ) -> AsyncIterator[Running]:
     """Run a hub on a free port of 127.0.0.1 until the block ends.
 
@@ -135,15 +142,16 @@ async def running_hub(
     connections = Connections(chosen.connections, Wheel())
     door = WebSocketDoor(hub, connections)
     centrifugo_door = CentrifugoDoor(hub, connections, centrifugo or CentrifugoSettings())
+    socketio_door = SocketioDoor(hub, connections, socketio or SocketioSettings())
     seam = Seam(
         gate=gate,
         connections=connections,
-        upgrades={PATH: door.take, **centrifugo_door.upgrades},
+        upgrades={PATH: door.take, **centrifugo_door.upgrades, **socketio_door.upgrades},
         authenticate=hub.authenticate,
     )
     origins = gate.allowed_origins
     if make_app is None:
-        app = build_app(hub, origins=origins, centrifugo=centrifugo_door)
+        app = build_app(hub, origins=origins, centrifugo=centrifugo_door, socketio=socketio_door)
     else:
         app = make_app(hub)
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -156,6 +164,7 @@ async def running_hub(
     async def close() -> None:
         await door.close()
         await centrifugo_door.close()
+        await socketio_door.close()
         await hub.close()
 
     running_server = HubServer(
@@ -180,6 +189,7 @@ async def running_hub(
         server=running_server,
         connections=connections,
         centrifugo=centrifugo_door,
+        socketio=socketio_door,
         url=url,
         ws_url=url.replace("http", "ws", 1) + PATH,
         port=int(url.rpartition(":")[2]),
@@ -189,5 +199,8 @@ async def running_hub(
         yield running
     finally:
         await running.stop()
+        for _ in range(LAST_TURNS):
+            # What was accepted or aborted as the hub stopped is closed in the turns behind it.
+            await asyncio.sleep(0)
         if scratch is not None:
             scratch.cleanup()

@@ -37,6 +37,7 @@ DOCUMENTS = {
     "/llms.txt": "text/markdown; charset=utf-8",
 }
 EVIL = "evil.example"
+AS_BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
 async def host(api: Api, path: str, name: str, **headers: str) -> httpx.Response:
@@ -45,7 +46,7 @@ async def host(api: Api, path: str, name: str, **headers: str) -> httpx.Response
 
 @pytest.mark.parametrize("path", DOCUMENTS)
 async def test_a_document_needs_no_token_and_bears_the_hubs_own_url(api: Api, path: str) -> None:
-    answer = await api.client.get(path)
+    answer = await api.client.get(path, headers=AS_BROWSER)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == DOCUMENTS[path]
     assert api.running.url.removeprefix("http://") in answer.text
@@ -56,12 +57,12 @@ async def test_a_document_needs_no_token_and_bears_the_hubs_own_url(api: Api, pa
 
 @pytest.mark.parametrize("path", DOCUMENTS)
 async def test_a_document_that_is_known_is_not_sent_again(api: Api, path: str) -> None:
-    tag = (await api.client.get(path)).headers["etag"]
+    tag = (await api.client.get(path, headers=AS_BROWSER)).headers["etag"]
     for known in (tag, f'"other", W/{tag}', "*"):
-        answer = await api.client.get(path, headers={"If-None-Match": known})
+        answer = await api.client.get(path, headers={"If-None-Match": known, **AS_BROWSER})
         assert (answer.status_code, answer.content) == (304, b"")
         assert answer.headers["etag"] == tag
-    answer = await api.client.get(path, headers={"If-None-Match": '"other"'})
+    answer = await api.client.get(path, headers={"If-None-Match": '"other"', **AS_BROWSER})
     assert answer.status_code == 200
 
 
@@ -189,7 +190,7 @@ def test_a_public_url_that_could_mean_something_else_is_refused(url: str) -> Non
 
 
 async def test_the_hubs_address_alone_leads_on(api: Api) -> None:
-    answer = await api.client.get("/")
+    answer = await api.client.get("/", headers=AS_BROWSER)
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     page = Page(answer.text)
     links = [value for name, value in page.attributes if name == "href" and value]
@@ -240,20 +241,25 @@ async def test_the_page_shows_every_operation_with_a_line_to_try(api: Api) -> No
     assert all(api.running.url in line for line in lines)
 
 
-CANNOT_BE_SHOWN = frozenset({"/auth/verify", "/auth/agent/verify", "/auth/keys"})
-"""Lines with a claim, a signature or a key, which are nobody's and cannot work as they stand."""
+CANNOT_BE_SHOWN = frozenset(
+    {"/auth/verify", "/auth/agent/verify", "/auth/keys", "/api/v1/enrol", "/api/auth/token"}
+)
+"""Lines with a claim, a signature, a key or a secret, which are nobody's and cannot work as they
+stand."""
 
 
 async def test_every_line_of_the_page_is_a_request_that_can_work(api: Api) -> None:
     """By a fitting account: what is named may not be there, but nothing is wrong with the line."""
     token = await api.running.token("admin", role="master")
-    spent = await api.running.token("admin", role="master")
+    warden = await api.running.token("eye", role="warden")
     shown = re.findall(r"<pre>(.*?)</pre>", (await api.client.get("/docs")).text)
     wrong = []
     for line in map(unescape, shown):
-        if line.endswith("/auth/revoke'"):
+        if line.endswith(("/auth/revoke'", "/auth/logout'")):
             # It ends the token that it shows.
-            line = line.replace("$TOKEN", spent)
+            line = line.replace("$TOKEN", await api.running.token("admin", role="master"))
+        if "/api/v1/restore" in line:
+            line = line.replace("$TOKEN", warden)
         words = shlex.split(line.replace("$TOKEN", token))[1:]
         url, method = words.pop(), "GET"
         headers: dict[str, str] = {}

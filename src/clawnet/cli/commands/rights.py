@@ -18,13 +18,23 @@ from clawnet.client.http import segment
     "--verb", "verbs", multiple=True, type=click.Choice(["read", "publish"]),
     help="What it may do; read, if not given. May be repeated.",
 )  # fmt: skip
+@click.option("--dispatch", "is_dispatch", is_flag=True, help="Let it give you work, instead.")
 @click.option("--list", "is_list", is_flag=True, help="List the grants you gave or were given.")
-def grant(account: str | None, topic: str | None, verbs: tuple[str, ...], is_list: bool) -> None:
-    """Give ACCOUNT rights on TOPIC.
+def grant(
+    account: str | None,
+    topic: str | None,
+    verbs: tuple[str, ...],
+    is_dispatch: bool,
+    is_list: bool,
+) -> None:
+    """Give ACCOUNT rights on TOPIC, or with --dispatch the right to give you work.
 
     TOPIC is a channel of yours; without a dot it means agent.<you>.TOPIC.
     """
     at = invocation()
+    if is_dispatch:
+        _dispatch(account, "POST", is_alone=topic is None and not verbs and not is_list)
+        return
     if is_list:
         _list(account, topic)
         return
@@ -37,6 +47,21 @@ def grant(account: str | None, topic: str | None, verbs: tuple[str, ...], is_lis
     else:
         may = " and ".join(answer["verbs"])
         say(harmless(f"{answer['account']} may {may} on {answer['channel']}"))
+
+
+def _dispatch(account: str | None, method: str, *, is_alone: bool) -> None:
+    """Give ACCOUNT the right to give the caller work, or take it back."""
+    at = invocation()
+    if account is None or not is_alone:
+        raise click.UsageError("--dispatch takes an account alone: claw grant bob --dispatch")
+    body = {"target": account.removeprefix("@"), "right": "dispatch"}
+    answer = at.call(method, "/api/v1/grants", body=body)
+    if at.is_json:
+        say_json(answer)
+    elif method == "POST":
+        say(harmless(f"{answer['account']} may give you work"))
+    else:
+        say(harmless(f"{answer['account']} may no longer give you work"))
 
 
 def _list(account: str | None, topic: str | None) -> None:
@@ -58,17 +83,24 @@ def _list(account: str | None, topic: str | None) -> None:
 
 @click.command(cls=Command, short_help="Take rights back, at once.")
 @click.argument("account")
-@click.argument("topic")
+@click.argument("topic", required=False)
 @click.option(
     "--verb", "verbs", multiple=True, type=click.Choice(["read", "publish"]),
     help="Which right; all, if not given.",
 )  # fmt: skip
-def revoke(account: str, topic: str, verbs: tuple[str, ...]) -> None:
+@click.option("--dispatch", "is_dispatch", is_flag=True, help="The right to give you work.")
+def revoke(account: str, topic: str | None, verbs: tuple[str, ...], is_dispatch: bool) -> None:
     """Take rights of ACCOUNT on TOPIC back, at once, on live connections too.
 
-    TOPIC is a channel of yours; without a dot it means agent.<you>.TOPIC.
+    TOPIC is a channel of yours; without a dot it means agent.<you>.TOPIC. With
+    --dispatch it is the right to give you work.
     """
     at = invocation()
+    if is_dispatch:
+        _dispatch(account, "DELETE", is_alone=topic is None and not verbs)
+        return
+    if topic is None:
+        raise click.UsageError("Give a topic: claw revoke bob updates")
     body: dict[str, Any] = {"account": account, "channel": topic}
     if verbs:
         body["verbs"] = list(verbs)

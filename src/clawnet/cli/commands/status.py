@@ -21,6 +21,8 @@ def status() -> int:
     ready = hub.send("GET", "/readyz")
     is_ready = ready.status == 200
     found: dict[str, Any] = {"server": at.address.url, "ready": is_ready}
+    if not is_ready:
+        found["why"] = _why(ready.body)
     found["version"] = _version(hub.send("GET", "/version").body)
     try:
         me = hub.call("GET", "/api/v1/me")
@@ -41,6 +43,14 @@ def status() -> int:
     return DONE if is_ready else TRY_LATER
 
 
+def _why(body: bytes) -> str | None:
+    """What a hub says of itself that is not ready: it starts, restores, stops or has failed."""
+    try:
+        return str(json.loads(body)["detail"])[:200]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def _version(body: bytes) -> str | None:
     try:
         value = json.loads(body)
@@ -52,7 +62,7 @@ def _version(body: bytes) -> str | None:
 
 
 def _show(found: dict[str, Any]) -> None:
-    state = "ready" if found["ready"] else "not ready"
+    state = "ready" if found["ready"] else f"not ready: {found['why'] or 'it does not say why'}"
     say(harmless(f"hub       {found['server']}, clawnet {found['version'] or '?'}, {state}"))
     if "refused" in found:
         say(harmless(f"account   none: {found['refused']}"))

@@ -6,8 +6,9 @@ from typing import Literal
 
 import msgspec
 
-Verb = Literal["publish", "read"]
-VERBS: tuple[Verb, ...] = ("publish", "read")
+Verb = Literal["publish", "read", "dispatch"]
+VERBS: tuple[Verb, ...] = ("publish", "read", "dispatch")
+"""`dispatch` holds on `agent.<id>.tasks` alone: to give that account work."""
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,12 +13,14 @@ class ReadPresence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PresenceInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """`status` is online, or idle: connected, and did nothing for a while; `since` when so."""
+    """`status` is online, or idle: connected, and did nothing for a while or said so itself;
+    `since` when so. `text` is what the account says of its status, if it says something."""
 
     account: str
     handle: str
     status: str
     since: str
+    text: str | None = None
 
 
 class PresenceList(msgspec.Struct, frozen=True, kw_only=True):

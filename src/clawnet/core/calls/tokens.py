@@ -14,6 +14,7 @@ SCOPES = (
     "accounts:write",
     "tokens:write",
     "grants:write",
+    "tasks:write",
 )
 """What a token may be narrowed to. `*` is everything its account may do."""
 

@@ -244,7 +244,7 @@ class Client:
             return
         self.stop()
         if self.session is not None:
-            self.session.close()
+            self.session.leave()
         self.wire.finish(code, reason)
 
     def refreshed(self, *, expires_ms: int | None) -> None:

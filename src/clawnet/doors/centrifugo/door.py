@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from msgspec import Raw
 
 from clawnet.core.callers import Caller
 from clawnet.core.live import Shape
+from clawnet.doors.calls import CallOwner
 from clawnet.doors.centrifugo.api_methods import ServerApi
 from clawnet.doors.centrifugo.clients import Clients
 from clawnet.doors.centrifugo.delta import Deltas
@@ -33,11 +33,12 @@ PATH = "/connection/websocket"
 RpcHandler = Callable[[Caller, Raw], Awaitable[Raw]]
 
 
-class CentrifugoDoor:
+class CentrifugoDoor(CallOwner):
     """One for each server. `upgrades` are its WebSocket paths, `rpc` the methods that clients may
     call, `node` is what the hub calls itself on this wire."""
 
     def __init__(self, hub: Hub, connections: Connections, settings: CentrifugoSettings) -> None:
+        super().__init__()
         self.hub = hub
         self.connections = connections
         self.settings = settings
@@ -59,7 +60,6 @@ class CentrifugoDoor:
         }
         self._shapes: dict[tuple[str, bool], Shape] = {}
         self._deltas: dict[tuple[str, bool], Deltas] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def shape(self, encoding: Encoding, *, is_raw: bool) -> Shape:
         """How events look on connections of a kind; one object for all of them."""
@@ -75,16 +75,3 @@ class CentrifugoDoor:
         if deltas is None:
             deltas = self._deltas[encoding.key, is_raw] = Deltas(encoding, is_raw, self.hub)
         return deltas
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a command that waits for the hub. The work answers for itself."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def close(self) -> None:
-        """End what still waits."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)

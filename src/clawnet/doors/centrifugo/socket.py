@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import parse_qs
 
@@ -15,7 +14,7 @@ from clawnet.doors.centrifugo.wire import Encoding
 from clawnet.doors.connections import Standing
 from clawnet.doors.protocol import Refusal, Upgrade
 from clawnet.doors.ws.handshake import accept
-from clawnet.doors.ws.socket import SocketConnection
+from clawnet.doors.ws.socket import SocketConnection, SocketDoor
 from clawnet.hub.sessions import Session
 
 if TYPE_CHECKING:
@@ -31,15 +30,12 @@ AT_ONCE_BYTES = 16_384
 """What is larger does not wait for the end of the turn, to be joined with the rest."""
 
 
-class Sockets:
+class Sockets(SocketDoor):
     """What all WebSockets of this door share; takes their upgrades."""
 
     def __init__(self, door: CentrifugoDoor) -> None:
+        super().__init__(door.connections)
         self.door = door
-        self.connections = door.connections
-        self.settings = door.connections.settings
-        self.loop = asyncio.get_running_loop()
-        self._to_flush: list[SocketConnection] = []
 
     def take(self, upgrade: Upgrade) -> CentrifugoSocket | Refusal:
         """A connection for an upgrade request, or a refusal. Raises BadRequest."""
@@ -64,17 +60,6 @@ class Sockets:
             is_raw=query.get("envelope", [""])[-1] == "raw",
             has_frame_pings=query.get("cf_ws_frame_ping_pong", [""])[-1] == "true",
         )
-
-    def flush_soon(self, connection: SocketConnection) -> None:
-        """Have the connection's answers written, joined, at the end of this turn."""
-        if not self._to_flush:
-            self.loop.call_soon(self._flush)
-        self._to_flush.append(connection)
-
-    def _flush(self) -> None:
-        connections, self._to_flush = self._to_flush, []
-        for connection in connections:
-            connection.flush()
 
 
 class CentrifugoSocket(ClientOutlet, SocketConnection):

@@ -13,7 +13,13 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clawnet.core.buckets import Buckets
-from clawnet.core.errors import BadRequest, ClawError, MethodNotAllowed, NotFound
+from clawnet.core.errors import (
+    BadRequest,
+    ClawError,
+    MethodNotAllowed,
+    NotFound,
+    Unauthenticated,
+)
 from clawnet.doors.centrifugo.api import no_such_method
 from clawnet.doors.centrifugo.door import CentrifugoDoor
 from clawnet.doors.centrifugo.routes import ROUTES as CENTRIFUGO
@@ -25,29 +31,42 @@ from clawnet.doors.http.claw_events.settings import ClawEventsSettings
 from clawnet.doors.http.describe import Routes
 from clawnet.doors.http.documents.place import check_public_url
 from clawnet.doors.http.documents.shelf import Shelf
+from clawnet.doors.http.limits import RouteLimits
 from clawnet.doors.http.problem import problem_answer, unexpected
 from clawnet.doors.http.publishing import DESCRIBED, Publishing
 from clawnet.doors.http.request import Request
 from clawnet.doors.http.routes import (
     accounts,
     archive,
+    audit,
     channels,
     consumers,
     documents,
     events,
+    fleet,
     grants,
     health,
     inbox,
     invitations,
+    legacy,
+    legacy_auth,
+    logs,
+    messages,
     oauth,
     receipts,
+    restoring,
+    rooms,
+    settings,
     streams,
+    tasks,
     tokens,
     traces,
     wake,
     worlds,
 )
 from clawnet.doors.http.settings import HttpSettings
+from clawnet.doors.socketio import polling
+from clawnet.doors.socketio.door import SocketioDoor
 from clawnet.hub.hub import Hub
 
 Endpoint = Callable[[Request], Awaitable[Answer]]
@@ -97,11 +116,48 @@ ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
     "/api/v1/invitations/{id}": {"DELETE": invitations.revoke},
     "/api/v1/register": {"POST": invitations.register},
     "/api/v1/worlds": {"GET": worlds.list_all, "POST": worlds.create},
+    "/api/v1/audit/key": {"GET": audit.key},
+    "/api/v1/restore": {"GET": restoring.read},
+    "/api/v1/restore/events": {"POST": restoring.take_in},
+    "/api/v1/restore/done": {"POST": restoring.done},
     "/join": {"GET": invitations.page},
     "/api/v1/me": {"GET": accounts.me},
-    "/api/v1/presence": {"GET": accounts.presence},
+    "/api/v1/presence": {"GET": accounts.presence, "POST": fleet.set_status},
+    "/api/v1/enrol": {"POST": fleet.enrol},
+    "/api/v1/fleet": {"GET": fleet.read},
+    "/api/v1/fleet/report": {"POST": fleet.report},
+    "/api/v1/fleet/{id}": {"GET": fleet.read_one},
+    "/api/auth/token": {"POST": legacy_auth.token},
+    "/api/auth/verify": {"POST": legacy_auth.verify},
+    "/api/auth/revoke": {"POST": legacy_auth.revoke},
+    "/api/auth/logout": {"POST": legacy_auth.logout},
     "/api/v1/blocks": {"GET": accounts.blocks},
     "/api/v1/blocks/{account}": {"PUT": accounts.block, "DELETE": accounts.unblock},
+    "/api/v1/rooms": {"GET": rooms.list_all, "POST": rooms.create},
+    "/api/v1/rooms/{id}": {"GET": rooms.read, "PATCH": rooms.update},
+    "/api/v1/rooms/{id}/join": {"POST": rooms.join},
+    "/api/v1/rooms/{id}/leave": {"POST": rooms.leave},
+    "/api/v1/rooms/{id}/invite": {"POST": rooms.invite},
+    "/api/v1/rooms/{id}/members": {"GET": rooms.members},
+    "/api/v1/rooms/{id}/history": {"GET": rooms.history},
+    "/api/v1/messages": {"POST": messages.send},
+    "/api/v1/messages/{id}": {"DELETE": messages.delete},
+    "/api/v1/typing": {"POST": messages.typing},
+    "/api/v1/handles": {"POST": messages.handle},
+    "/api/v1/tasks": {"GET": tasks.list_all, "POST": tasks.dispatch},
+    "/api/v1/tasks/take": {"POST": tasks.take},
+    "/api/v1/tasks/{id}": {"GET": tasks.read},
+    "/api/v1/tasks/{id}/update": {"POST": tasks.update},
+    "/api/v1/tasks/{id}/result": {"POST": tasks.result},
+    "/api/v1/tasks/{id}/cancel": {"POST": tasks.cancel},
+    "/api/v1/tasks/{id}/approve": {"POST": tasks.approve},
+    "/api/v1/logs": {"GET": logs.read},
+    "/api/v1/settings": {"GET": settings.read, "PATCH": settings.change},
+    "/api/metrics": {"GET": legacy.metrics},
+    "/api/traffic": {"GET": legacy.traffic},
+    "/api/logs/{kind}": {"GET": legacy.logs},
+    "/api/agents/{id}": {"GET": legacy.agent},
+    "/api/settings": {"GET": legacy.settings, "POST": legacy.change_settings},
     "/api/v1/instructions": {"GET": documents.instruct},
     "/oauth/token": {"POST": oauth.token},
     "/.well-known/oauth-authorization-server": {"GET": oauth.metadata},
@@ -117,10 +173,14 @@ ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
     "/metrics": {"GET": health.metrics},
     "/pub/{channel}": {},
     "/sub/{channel}": {"GET": streams.lines},
+    "/socket.io/": {"GET": polling.receive, "POST": polling.send},
     **CLAW_EVENTS,
     **CENTRIFUGO,
 }
 """Every path but what HOT adds, and the endpoints of its methods. HEAD and OPTIONS follow."""
+
+ALIASES: Mapping[str, str] = {"/socket.io": "/socket.io/"}
+"""Further spellings of paths, which the documents leave out."""
 
 HOT: Mapping[str, str] = {
     "/api/v1/channels/{channel}/events": "POST",
@@ -136,6 +196,7 @@ def build_app(
     settings: HttpSettings | None = None,
     claw_events: ClawEventsSettings | None = None,
     centrifugo: CentrifugoDoor | None = None,
+    socketio: SocketioDoor | None = None,
     origins: Collection[str] = (),
     public_url: str | None = None,
     beside: Routes | None = None,
@@ -150,6 +211,7 @@ def build_app(
         settings=settings or HttpSettings(),
         claw_events=claw_events or ClawEventsSettings(),
         centrifugo=centrifugo,
+        socketio=socketio,
         origins=origins,
         public_url=public_url,
         beside=beside,
@@ -176,6 +238,7 @@ class HttpDoor:
         settings: HttpSettings,
         claw_events: ClawEventsSettings,
         centrifugo: CentrifugoDoor | None = None,
+        socketio: SocketioDoor | None = None,
         origins: Collection[str] = (),
         public_url: str | None = None,
         beside: Routes | None = None,
@@ -185,6 +248,8 @@ class HttpDoor:
         self.claw_events = claw_events
         self.centrifugo = centrifugo
         """Its streams and its server API; None where only the hub's own HTTP is served."""
+        self.socketio = socketio
+        """Its polling; None as above."""
         self.origins = frozenset(origins)
         self.public_url = None if public_url is None else check_public_url(public_url)
         self.shelf = Shelf(lambda: described(beside or {}))
@@ -192,12 +257,16 @@ class HttpDoor:
         self.claw_publishes = Buckets(
             rate_per_s=claw_events.publish_per_s, burst=claw_events.publish_burst
         )
+        self.limits = RouteLimits(hub, settings)
         self.probe = Probe(hub)
         self._is_stopping = False
         self._stopped: asyncio.Future[None] | None = None
         routes = [
             Route(path, _Dispatch(self, methods, hot=HOT.get(path)))
             for path, methods in ROUTES.items()
+        ]
+        routes += [
+            Route(alias, _Dispatch(self, ROUTES[path], hot=None)) for alias, path in ALIASES.items()
         ]
         # A redirect would turn a POST into a GET for many clients: a wrong path is a 404.
         self._router = Router(routes, redirect_slashes=False)
@@ -247,6 +316,8 @@ class HttpDoor:
             return
         except ClientGone:
             return
+        except Unauthenticated as refused:
+            error = self.limits.told(refused, scope)
         except ClawError as refused:
             error = refused
         except _NotAllowed as refused:

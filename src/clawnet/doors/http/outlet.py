@@ -155,9 +155,8 @@ class StreamOutlet:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             finally:
                 self._is_sending = False
-            session = self.session
-            if session is not None and session.is_paused:
-                session.progressed()
+            if self.session is not None:
+                self.session.progressed()
         if self._size <= self._high_bytes and self.session is not None:
             self.session.resume()
 

@@ -13,10 +13,10 @@ import logging
 import struct
 import termios
 from time import perf_counter
-from typing import ClassVar, Protocol, cast
+from typing import ClassVar, cast
 
 from clawnet.core.live import End
-from clawnet.doors.connections import Connections, ConnectionSettings, Standing
+from clawnet.doors.connections import Connections, Standing
 from clawnet.doors.cutting import cut
 from clawnet.doors.ws import codes
 from clawnet.doors.ws.frames import PING, Reader, Sign
@@ -30,15 +30,25 @@ CALLS_MAX = 16
 _log = logging.getLogger(__name__)
 
 
-class SocketDoor(Protocol):
-    """What the connections of one door share."""
+class SocketDoor:
+    """What the WebSockets of one door share."""
 
-    connections: Connections
-    settings: ConnectionSettings
-    loop: asyncio.AbstractEventLoop
+    def __init__(self, connections: Connections) -> None:
+        self.connections = connections
+        self.settings = connections.settings
+        self.loop = asyncio.get_running_loop()
+        self._to_flush: list[SocketConnection] = []
 
     def flush_soon(self, connection: SocketConnection) -> None:
         """Have the connection's answers written, joined, at the end of this turn."""
+        if not self._to_flush:
+            self.loop.call_soon(self._flush)
+        self._to_flush.append(connection)
+
+    def _flush(self) -> None:
+        connections, self._to_flush = self._to_flush, []
+        for connection in connections:
+            connection.flush()
 
 
 class SocketConnection(asyncio.Protocol):
@@ -397,6 +407,7 @@ def _unsent_by_kernel(transport: asyncio.Transport) -> int:
         return 0
     try:
         answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
-    except OSError:
+    except (OSError, ValueError):
+        # ValueError: it is closed, which below TLS comes before this connection hears of it.
         return 0
     return int(struct.unpack("i", answer)[0])

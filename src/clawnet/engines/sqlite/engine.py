@@ -250,7 +250,7 @@ class SqliteEngine:
             else:
                 known = found
         decision = self._ledger.decide(units, now_ms=self._clock.wall_ms(), known=known)
-        if decision.events or decision.changes:
+        if decision.events or decision.changes or decision.blanks:
             self._writer.write(decision)
             self._ledger.apply(decision)
             self._tail.add(decision)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import apsw
 
+from clawnet.core.events import DELETED
 from clawnet.core.ledger import Decision, Head
 from clawnet.engines.sqlite.heads import HeadSaver, write_heads
 from clawnet.engines.sqlite.state import write_changes
@@ -19,6 +20,8 @@ CHECKPOINT_PAGES = 1_000
 
 _RESTART_WAIT_MS = 50
 _COLUMNS = 11
+_BLANK = """UPDATE log SET data = 'null', head = head || ?2
+    WHERE seq IN (SELECT value FROM json_each(?1)) AND substr(head, -?3) <> ?4"""
 
 
 class NothingWritten(Exception):
@@ -55,11 +58,22 @@ class Writer:
                 self._insert(decision)
             if decision.changes:
                 write_changes(connection, decision.changes, floor=decision.revision_floor)
+            if decision.blanks:
+                self._blank(decision.blanks)
             self._heads.write(connection)
             connection.execute("COMMIT")
         except BaseException as error:  # rolled back, then raised as what it means
             self._roll_back(error)
         self._heads.committed(decision.heads, last_seq=decision.last_seq)
+
+    def _blank(self, seqs: list[int]) -> None:
+        """Take away the data of events; their index rows say nothing of it."""
+        # What an update leaves free in the file would keep the text until that is used again.
+        self.connection.pragma("secure_delete", 1)
+        try:
+            self.connection.execute(_BLANK, (str(seqs), DELETED, len(DELETED), DELETED))
+        finally:
+            self.connection.pragma("secure_delete", 0)
 
     def remove(self, seqs: Iterable[int], heads: Iterable[Head]) -> None:
         """Delete events and write the heads that this moves. Raises as write() does."""

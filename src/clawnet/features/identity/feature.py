@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from clawnet.core.addresses import place_of
 from clawnet.core.callers import STRANGER, Caller
 from clawnet.core.calls.accounts import Proof as ProofKind
 from clawnet.core.calls.identity import (
@@ -35,7 +36,6 @@ from clawnet.core.errors import (
 )
 from clawnet.features.identity.keys import Keys
 from clawnet.features.identity.moltbook import Moltbook
-from clawnet.features.identity.pending import place_of
 from clawnet.features.identity.posted import PostProof
 from clawnet.features.identity.proof import WORLD, Proof, Proven
 from clawnet.features.identity.settings import IdentitySettings

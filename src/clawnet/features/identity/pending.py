@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 
+from clawnet.core.addresses import place_of
 from clawnet.core.errors import ChallengeExpired, RateLimited
 from clawnet.ports.clock import Clock
 
@@ -120,19 +120,6 @@ class PendingChallenges:
             if is_remembered and len(self._over) <= self._max:
                 break
             del self._over[oldest.key]
-
-
-def place_of(address: str) -> str:
-    """What counts as one place: an IPv4 address, the /64 that one customer has of IPv6."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address[:64]
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
-    return str(parsed)
 
 
 def _too_many(what: str, those: Iterable[Pending], now_s: float) -> RateLimited:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from base64 import urlsafe_b64encode
 from typing import TYPE_CHECKING
 
+from clawnet.core.addresses import place_of
 from clawnet.core.calls.accounts import Proof as ProofKind
 from clawnet.core.calls.identity import BeginLogin, FinishLogin, PostChallenge
 from clawnet.core.errors import BadRequest, Unauthenticated
 from clawnet.features.identity.moltbook import Moltbook
-from clawnet.features.identity.pending import PendingChallenges, place_of
+from clawnet.features.identity.pending import PendingChallenges
 from clawnet.features.identity.proof import Proven
 from clawnet.features.identity.settings import IdentitySettings
 

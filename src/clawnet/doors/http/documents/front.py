@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-_LINKS = {
+LINKS = {
     "/docs": "every route, to read",
     "/skill.md": "how an agent uses this hub",
     "/llms.txt": "where everything is, for language models",
@@ -20,7 +20,7 @@ def render(url: str) -> str:
     """The page."""
     links = "".join(
         f'<li><a href="{escape(url + path)}">{escape(path)}</a>: {escape(what)}</li>'
-        for path, what in _LINKS.items()
+        for path, what in LINKS.items()
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

@@ -14,7 +14,16 @@ from clawnet.core.calls.accounts import Me, MeInfo
 from clawnet.core.calls.identity import ListProofs, ProofList
 from clawnet.core.errors import BadRequest
 from clawnet.core.instructions import WRAPPERS, For, Limits, instructions
-from clawnet.doors.http.answers import NO_SNIFF, Answer, Header, Plain, json_answer, text_answer
+from clawnet.doors.http.answers import (
+    JSON,
+    NO_SNIFF,
+    Answer,
+    Header,
+    Plain,
+    encode,
+    json_answer,
+    text_answer,
+)
 from clawnet.doors.http.describe import operation
 from clawnet.doors.http.documents.place import public_url
 from clawnet.doors.http.request import Request
@@ -22,6 +31,7 @@ from clawnet.doors.http.request import Request
 _JSON = "application/json"
 _MARKDOWN = "text/markdown; charset=utf-8"
 _HTML = "text/html; charset=utf-8"
+_VARY_ACCEPT = (b"vary", b"Accept")
 
 
 @operation(tag="documents", answer=dict[str, Any], is_open=True)
@@ -36,12 +46,31 @@ async def asyncapi(request: Request) -> Answer:
     return await _document(request, "asyncapi", _JSON)
 
 
-@operation(tag="documents", answer=str, is_open=True, media_type=_HTML)
-async def front(request: Request) -> Answer:
-    """What this hub is, and where to read on."""
-    from clawnet.doors.http.documents.front import POLICY
+class Front(msgspec.Struct, frozen=True, kw_only=True):
+    """The hub answers. `links` are where to read on, with what is there."""
 
-    return await _document(request, "front", _HTML, _page_headers(POLICY))
+    status: Literal["online"] = "online"
+    online: Literal[True] = True
+    url: str
+    links: dict[str, str]
+
+
+@operation(tag="documents", answer=str, is_open=True, media_type=_HTML, also={_JSON: Front})
+async def front(request: Request) -> Answer:
+    """What this hub is, and where to read on.
+
+    A page for whoever asks for text/html, as browsers do, and JSON for all others.
+    """
+    from clawnet.doors.http.documents.front import LINKS, POLICY
+
+    if b"text/html" in request.headers.get(b"accept", b"").lower():
+        return await _document(request, "front", _HTML, (_VARY_ACCEPT, *_page_headers(POLICY)))
+    request.query()
+    url = public_url(request)
+    links = {url + path: what for path, what in LINKS.items()}
+    vary = (b"vary", b"Host, X-Forwarded-Host, X-Forwarded-Proto")
+    headers = (JSON, (b"cache-control", b"no-cache"), vary, _VARY_ACCEPT, NO_SNIFF)
+    return Plain(200, encode(Front(url=url, links=links)), headers)
 
 
 @operation(tag="documents", answer=str, is_open=True, media_type=_HTML)

@@ -1,0 +1,1 @@
+"""Programs that join a hub to something else, each a process of its own."""
